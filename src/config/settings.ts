@@ -1,0 +1,113 @@
+/**
+ * @file A run's settings: names, defaults, rules between them. Parsed once, here; flags and `--config` files carry the
+ * same names. What results depend on is the job's fingerprint; nodes, schedule and output are not part of it.
+ */
+import * as z from "zod";
+import { UsageError } from "../types/errors.ts";
+import { nearest } from "../types/suggest.ts";
+import { oneOf, oneOfThisVersion, only, realNumber, text, wholeNumber } from "./fields.ts";
+
+const COUNT_MAX = 1_000_000_000;
+
+export const settingsSchema = z.strictObject({
+  system: oneOfThisVersion(["ring", "serial"], ["ps", "allreduce", "fsdp"]).default("ring"),
+  nodes: wholeNumber(1, 1024).default(4),
+  model: text.default("mlp:784-256-256-256-10"),
+  data: text.default("digits"),
+  dataDir: text.nullable().default(null),
+  steps: wholeNumber(1, COUNT_MAX).default(200),
+  batch: wholeNumber(1, 1_000_000).default(128),
+  microBatches: wholeNumber(1, 65_536).default(8),
+  optimizer: oneOf(["sgd", "momentum", "adam", "adamw", "adagrad"]).default("adam"),
+  lr: realNumber(0, 1000).default(1e-3),
+  seed: wholeNumber(0, Number.MAX_SAFE_INTEGER).default(1),
+  engine: oneOfThisVersion(["auto", "wasm", "wasm-exact"], ["blas"]).default("auto"),
+  threads: only(1).default(1),
+  schedule: oneOfThisVersion(["1f1b", "gpipe"], ["naive", "interleaved", "zb-h1", "zero-bubble"]).default("1f1b"),
+  laps: only(1).default(1),
+  replicas: only(0).default(0),
+  balance: oneOfThisVersion(["off"], ["auto", "even"]).default("off"),
+  wire: oneOfThisVersion(["f32"], ["f16", "bf16", "int8"]).default("f32"),
+  checkpointEvery: wholeNumber(0, COUNT_MAX).default(0),
+  validateEvery: wholeNumber(0, COUNT_MAX).default(0),
+  stopAtLoss: realNumber(0, 1e6).nullable().default(null),
+  timeline: text.default("last:20"),
+  orphans: oneOf(["finish", "end"]).default("finish"),
+  name: text.nullable().default(null),
+});
+
+/** What a run does, as resolved: `config.json` holds exactly this. */
+export type Settings = z.infer<typeof settingsSchema>;
+export type SettingName = keyof Settings;
+
+export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly SettingName[];
+
+/** Settings that later versions have, by their flag's name. */
+export const LATER_SETTINGS: readonly string[] = [
+  ...["watch", "dashboard", "respawn", "pace", "link", "memory-limit", "replicate-every"],
+  ...["servers", "consistency", "tau", "filter", "compress", "server-replicas", "localize", "co-locate"],
+];
+
+/** `micro-batches` to `microBatches`: config files may use either. */
+export function settingName(flag: string): string {
+  return flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+/** `microBatches` to `--micro-batches`, as people write it. */
+export function flagName(setting: string): string {
+  return `--${setting.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/**
+ * Resolves named values to settings. Throws UsageError for an unknown name (with the nearest one), a value out of its
+ * range, or values that do not fit each other.
+ */
+export function parseSettings(values: Readonly<Record<string, unknown>>): Settings {
+  const named: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(values)) {
+    const name = settingName(key);
+    if (!(name in settingsSchema.shape)) throw unknownSetting(key);
+    if (value !== undefined) named[name] = value;
+  }
+  const result = settingsSchema.safeParse(named);
+  if (!result.success) throw invalidSetting(result.error, named);
+  checkTogether(result.data, named);
+  return result.data;
+}
+
+function unknownSetting(name: string): UsageError {
+  if (LATER_SETTINGS.includes(name)) return new UsageError(`setting "${name}": not in this version`, "leave it out");
+  return new UsageError(`unknown setting "${name}"`, `did you mean "${nearest(settingName(name), SETTING_NAMES)}"?`);
+}
+
+function invalidSetting(error: z.ZodError, values: Readonly<Record<string, unknown>>): UsageError {
+  const [issue] = error.issues;
+  const name = String(issue?.path[0] ?? "settings");
+  const remedy = `correct ${flagName(name)}; ringtmp train --help lists every value`;
+  return new UsageError(`${flagName(name)} ${JSON.stringify(values[name])}: ${issue?.message ?? "invalid"}`, remedy);
+}
+
+function checkTogether(settings: Settings, given: Readonly<Record<string, unknown>>): void {
+  const { batch, microBatches, system, nodes } = settings;
+  if (batch % microBatches !== 0) {
+    const nearestBatch = Math.max(1, Math.round(batch / microBatches)) * microBatches;
+    throw new UsageError(
+      `--batch ${batch} is not divisible by --micro-batches ${microBatches}`,
+      `use for example --batch ${nearestBatch}`,
+    );
+  }
+  if (system === "serial" && given["nodes"] !== undefined && nodes !== 1) {
+    throw new UsageError(`-n ${nodes} with --system serial, which is one process`, "leave -n out, or use --system ring");
+  }
+  if (system === "serial") settings.nodes = 1;
+  parseTimeline(settings.timeline);
+}
+
+/** Steps at the end of a run whose timeline is kept: `all` is Infinity, `none` 0, `last:N` is N. */
+export function parseTimeline(value: string): number {
+  if (value === "all") return Infinity;
+  if (value === "none") return 0;
+  const match = /^last:(\d{1,9})$/.exec(value);
+  if (match === null) throw new UsageError(`--timeline ${JSON.stringify(value)} is not known`, "use all, none or last:20");
+  return Number(match[1]);
+}
