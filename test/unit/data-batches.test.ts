@@ -70,34 +70,8 @@ describe("BatchPlan", () => {
 
   it("stays the order that runs were recorded with", () => {
     const plan = new BatchPlan({ count: 10, seed: 1, batch: 10, microBatches: 1 });
-    expect([...plan.samples(0, 0)]).toMatchInlineSnapshot(`
-      [
-        4,
-        7,
-        9,
-        6,
-        0,
-        1,
-        2,
-        5,
-        3,
-        8,
-      ]
-    `);
-    expect([...plan.samples(1, 0)]).toMatchInlineSnapshot(`
-      [
-        4,
-        0,
-        6,
-        1,
-        8,
-        9,
-        3,
-        7,
-        5,
-        2,
-      ]
-    `);
+    expect(plan.samples(0, 0).join()).toBe("4,7,9,6,0,1,2,5,3,8");
+    expect(plan.samples(1, 0).join()).toBe("4,0,6,1,8,9,3,7,5,2");
   });
 
   it("rejects what cannot be cut", () => {
