@@ -48,8 +48,14 @@ export interface Kernels {
    * number of rows whose largest logit (ties: lowest class) is the label as int32 at `correct`.
    */
   softmaxCrossEntropy(
-    logits: number, labels: number, gradient: number, rows: number, classes: number, scale: number,
-    loss: number, correct: number,
+    logits: number,
+    labels: number,
+    gradient: number,
+    rows: number,
+    classes: number,
+    scale: number,
+    loss: number,
+    correct: number,
   ): void;
 
   /** Index of the first element that is not finite, or -1. */
@@ -65,8 +71,18 @@ export interface Kernels {
    * c2 = 1−b2^t are given. `decay` > 0 is AdamW's decoupled weight decay (Loshchilov and Hutter 2019): w −= rate·decay·w first.
    */
   adam(
-    w: number, g: number, m: number, v: number, count: number, rate: number, b1: number, b2: number, epsilon: number,
-    c1: number, c2: number, decay: number,
+    w: number,
+    g: number,
+    m: number,
+    v: number,
+    count: number,
+    rate: number,
+    b1: number,
+    b2: number,
+    epsilon: number,
+    c1: number,
+    c2: number,
+    decay: number,
   ): void;
   /** Duchi 2011: s += g²; w −= rate·g / (√s + epsilon). */
   adagrad(w: number, g: number, s: number, count: number, rate: number, epsilon: number): void;
