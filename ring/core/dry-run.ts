@@ -26,12 +26,7 @@ interface StageClock {
  * Idle fraction, 0..1, from each stage's second step's start to its last step's start, over `steps` steps.
  * A step's update follows its last W; there is no barrier over the ring.
  */
-export function dryRunIdle(
-  kind: ScheduleKind,
-  microBatches: number,
-  costs: readonly StageCosts[],
-  steps = 6,
-): number {
+export function dryRunIdle(kind: ScheduleKind, microBatches: number, costs: readonly StageCosts[], steps = 6): number {
   assert(steps >= 3, "a steady period needs three steps");
   const stages = costs.length;
   const clocks: StageClock[] = costs.map((_, stage) => ({
@@ -61,7 +56,7 @@ function runStep(clocks: readonly StageClock[], costs: readonly StageCosts[], mi
   const forwardDone = made();
   const gradientDone = made();
   for (const clock of clocks) clock.next = 0;
-  for (let progress = true; progress; ) {
+  for (let progress = true; progress;) {
     progress = false;
     for (const [stage, clock] of clocks.entries()) {
       for (; clock.next < clock.tasks.length; clock.next += 1) {

@@ -58,6 +58,10 @@ export class EvaluationPass {
     return this.#credits.grant(1);
   }
 
+  get released(): number {
+    return this.#released;
+  }
+
   /** Places freed since the last call. */
   takeReleased(): number {
     const fresh = this.#released - this.#reported;

@@ -107,7 +107,12 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     const engine = commonEngine(this.#init.engines, members);
     if (engine === undefined) {
       this.#phase = { kind: "failed" };
-      return [{ kind: "failed", reason: `the members share no engine of ${this.#init.engines.join(", ")} with the same bits` }];
+      return [
+        {
+          kind: "failed",
+          reason: `the members share no engine of ${this.#init.engines.join(", ")} with the same bits`,
+        },
+      ];
     }
     const view: View = { view: 0, members, layerCosts: this.#init.layerCosts, engine };
     const waiting = new Set(members.map((member) => member.peerId));
@@ -165,5 +170,10 @@ function commonEngine(kinds: readonly string[], members: readonly Member[]): str
 
 /** What a member compares: two equal digests are the same proposal, written the same way. */
 export function viewDigest(view: View): string {
-  return JSON.stringify([view.view, view.engine, view.layerCosts, view.members.map((member) => [member.node, member.peerId])]);
+  return JSON.stringify([
+    view.view,
+    view.engine,
+    view.layerCosts,
+    view.members.map((member) => [member.node, member.peerId]),
+  ]);
 }

@@ -21,7 +21,10 @@ export function cutLayers(costs: readonly number[], stages: number): readonly La
       `use at most -n ${layers}, or a deeper model`,
     );
   }
-  assert(costs.every((cost) => Number.isSafeInteger(cost) && cost > 0), "costs are positive integers");
+  assert(
+    costs.every((cost) => Number.isSafeInteger(cost) && cost > 0),
+    "costs are positive integers",
+  );
   const prefix = [0];
   for (const cost of costs) prefix.push(defined(prefix.at(-1), "prefix") + cost);
   const sum = (start: number, end: number): number => prefix[end]! - prefix[start]!;

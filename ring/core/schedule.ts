@@ -35,7 +35,12 @@ export function parseTask(text: string): Task {
 }
 
 /** The tasks of `stage` in one step, in order: each micro-batch's F, B and W exactly once. */
-export function scheduleOf(kind: ScheduleKind, stages: number, microBatches: number, stage: StageIndex): readonly Task[] {
+export function scheduleOf(
+  kind: ScheduleKind,
+  stages: number,
+  microBatches: number,
+  stage: StageIndex,
+): readonly Task[] {
   const warmup = warmupForwards(kind, stages, microBatches, stage);
   const tasks: Task[] = [];
   const add = (taskKind: TaskKind, microBatch: number): void => {

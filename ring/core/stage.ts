@@ -10,73 +10,28 @@ import { microBatchIndex, stageIndex, stepIndex, type MicroBatchKey, type StepIn
 import type { Machine } from "../../src/types/machine.ts";
 import { Credits } from "./credits.ts";
 import { EvaluationPass } from "./evaluation.ts";
-import { scheduleOf, slotCount, type ScheduleKind, type Task } from "./schedule.ts";
-
-export interface StageInit {
-  readonly stage: number;
-  readonly stages: number;
-  readonly schedule: ScheduleKind;
-  readonly microBatches: number;
-  /** Samples in a step's whole batch: the loss is their mean. */
-  readonly batch: number;
-  /** The first step to run: 0, or the number of steps that a checkpoint holds. */
-  readonly firstStep: number;
-  /** Steps in all, `firstStep` included. */
-  readonly steps: number;
-  /** Steps between checkpoints, 0 for none but the last. */
-  readonly checkpointEvery: number;
-  /** Steps between evaluations, 0 for none but the last. */
-  readonly validateEvery: number;
-  /** Forward-only micro-batches that cover the test set; 0 skips evaluation. */
-  readonly evaluationMicroBatches: number;
-  /** The run ends after the first step whose loss is at most this. */
-  readonly stopAtLoss: number | null;
-}
-
-/** An operation of the compute worker. One runs at a time. */
-export type StageOperation =
-  | ({ readonly kind: "forward" | "backward"; readonly slot: number } & MicroBatchKey)
-  | { readonly kind: "evaluate"; readonly slot: number; readonly index: number }
-  | { readonly kind: "update"; readonly step: StepIndex }
-  | { readonly kind: "save"; readonly completedSteps: number };
-
-export type StageInput =
-  | { readonly kind: "start" }
-  | ({ readonly kind: "activation" } & MicroBatchKey)
-  | { readonly kind: "labels"; readonly step: StepIndex }
-  /** `loss` is the step's, with its last micro-batch, else NaN. `credits`: places that are free again. */
-  | ({ readonly kind: "gradient"; readonly loss: number; readonly credits: number } & MicroBatchKey)
-  /** The running operation ended. `loss`: sum over the rows, at the last stage's forward, else NaN. */
-  | { readonly kind: "computed"; readonly loss: number; readonly correct: number }
-  | { readonly kind: "evaluationLabels" }
-  | { readonly kind: "evaluation"; readonly index: number }
-  /** The bytes of evaluation micro-batch `index` left this node. */
-  | { readonly kind: "evaluationSent"; readonly index: number }
-  | { readonly kind: "evaluationCredit" }
-  | { readonly kind: "end"; readonly lastStep: StepIndex }
-  | { readonly kind: "stopRequested" };
-
-export type StageOutput =
-  | { readonly kind: "compute"; readonly operation: StageOperation }
-  | ({ readonly kind: "sendActivation"; readonly slot: number } & MicroBatchKey)
-  | ({ readonly kind: "sendGradient"; readonly slot: number; readonly loss: number; readonly credits: number } & MicroBatchKey)
-  | { readonly kind: "sendLabels"; readonly step: StepIndex }
-  | { readonly kind: "sendEvaluationLabels" }
-  | { readonly kind: "sendEvaluation"; readonly index: number; readonly slot: number }
-  | { readonly kind: "sendEvaluationCredit" }
-  | { readonly kind: "sendEnd"; readonly lastStep: StepIndex }
-  | { readonly kind: "committed"; readonly step: StepIndex; readonly loss: number }
-  | { readonly kind: "evaluated"; readonly completedSteps: number; readonly correct: number; readonly lossSum: number }
-  | { readonly kind: "finished"; readonly completedSteps: number }
-  /** A neighbour broke the protocol: its connection is to be closed with this reason. */
-  | { readonly kind: "violation"; readonly from: "predecessor" | "successor"; readonly reason: string };
+import { scheduleOf, slotCount, type Task } from "./schedule.ts";
+import {
+  refusal,
+  type AnnouncedTensor,
+  type Place,
+  type StageInit,
+  type StageInput,
+  type StageOperation,
+  type StageOutput,
+} from "./stage-messages.ts";
 
 type Phase =
   | { readonly kind: "created" }
   | { readonly kind: "training"; readonly step: number; next: number }
   | { readonly kind: "updating"; readonly step: number }
   | { readonly kind: "saving"; readonly completedSteps: number; readonly isLast: boolean }
-  | { readonly kind: "evaluating"; readonly completedSteps: number; readonly isLast: boolean; readonly pass: EvaluationPass }
+  | {
+      readonly kind: "evaluating";
+      readonly completedSteps: number;
+      readonly isLast: boolean;
+      readonly pass: EvaluationPass;
+    }
   | { readonly kind: "finished" };
 
 export class StageMachine implements Machine<StageInput, StageOutput> {
@@ -90,6 +45,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   #activations: number;
   #gradients: number;
   #released: number;
+  #forwarded: number;
   #labelledSteps: number;
   #evaluationArrivals = 0;
   #hasEvaluationLabels = false;
@@ -106,15 +62,51 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     this.#tasks = scheduleOf(init.schedule, init.stages, init.microBatches, stageIndex(init.stage));
     this.slots = slotCount(init.schedule, init.stages, init.microBatches, stageIndex(init.stage));
     this.#credits = new Credits(this.#isLast ? 0 : this.#successorSlots());
-    this.#activations = this.#gradients = this.#released = init.firstStep * init.microBatches;
+    this.#activations = this.#gradients = this.#released = this.#forwarded = init.firstStep * init.microBatches;
     this.#labelledSteps = init.firstStep;
   }
 
   /** What the stage is doing, for people: the step, and the next task or the phase. */
   describe(): { readonly step: number; readonly phase: string; readonly credits: number } {
     const phase = this.#phase;
-    const step = phase.kind === "training" || phase.kind === "updating" ? phase.step : this.#activations / this.#init.microBatches;
+    const step =
+      phase.kind === "training" || phase.kind === "updating" ? phase.step : this.#activations / this.#init.microBatches;
     return { step: Math.floor(step), phase: phase.kind, credits: this.#credits.available };
+  }
+
+  /**
+   * Where a tensor that a neighbour announces is to be written, or why it must not be: asked before its bytes are read,
+   * so that no frame out of order ever overwrites a slot in use.
+   */
+  placeFor(announced: AnnouncedTensor): Place {
+    const { microBatches } = this.#init;
+    if (announced.kind === "evaluation") return this.#evaluationPlace(announced.index);
+    const sequence = announced.step * microBatches + announced.microBatch;
+    const name = `${announced.kind} ${announced.step}/${announced.microBatch}`;
+    const expected = announced.kind === "activation" ? this.#activations : this.#gradients;
+    if (announced.microBatch >= microBatches || sequence !== expected) return refusal(`${name} is out of order`);
+    if (announced.kind === "gradient" && sequence >= this.#forwarded)
+      return refusal(`${name} comes before its activation`);
+    if (announced.kind === "activation" && this.#activations - this.#released >= this.slots) {
+      return refusal(`${name} comes without credit`);
+    }
+    return { kind: "slot", slot: sequence % this.slots };
+  }
+
+  /** Labels of a step come when every forward of the step before is done: one buffer is enough. */
+  acceptsLabels(step: number): boolean {
+    return this.#isLast && step === this.#labelledSteps && step * this.#init.microBatches <= this.#forwarded;
+  }
+
+  #evaluationPlace(index: number): Place {
+    const phase = this.#phase;
+    const used = phase.kind === "evaluating" ? phase.pass.released : 0;
+    if (index !== this.#evaluationArrivals || index >= this.#init.evaluationMicroBatches) {
+      return refusal(`evaluation ${index} is out of order`);
+    }
+    if (index - used >= this.slots || this.#activations !== this.#released)
+      return refusal(`evaluation ${index} comes without credit`);
+    return { kind: "slot", slot: index % this.slots };
   }
 
   handle(input: StageInput): readonly StageOutput[] {
@@ -154,7 +146,9 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       case "activation":
         return this.#takeActivation(input);
       case "labels":
-        if (!this.#isLast || input.step !== this.#labelledSteps) return this.#violation("successor", `labels of step ${input.step} are out of order`);
+        if (!this.acceptsLabels(input.step)) {
+          return this.#violation("successor", `labels of step ${input.step} are out of order`);
+        }
         this.#labelledSteps += 1;
         return;
       case "gradient":
@@ -165,14 +159,13 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
         this.#hasEvaluationLabels = true;
         return;
       case "evaluation":
-        if (input.index !== this.#evaluationArrivals) return this.#violation("predecessor", `evaluation ${input.index} is out of order`);
-        this.#evaluationArrivals += 1;
-        return;
+        return this.#takeEvaluation(input.index);
       case "evaluationSent":
         if (this.#phase.kind === "evaluating") this.#phase.pass.sent();
         return;
       case "evaluationCredit":
-        if (this.#phase.kind !== "evaluating" || !this.#phase.pass.credit()) this.#violation("successor", "a credit that nobody used");
+        if (this.#phase.kind !== "evaluating" || !this.#phase.pass.credit())
+          this.#violation("successor", "a credit that nobody used");
         return;
       case "end":
         if (this.#isFirst) return this.#violation("predecessor", "only the first stage ends a run");
@@ -187,18 +180,23 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   }
 
   #takeActivation(key: MicroBatchKey): void {
-    const sequence = key.step * this.#init.microBatches + key.microBatch;
-    if (sequence !== this.#activations) return this.#violation("predecessor", `activation ${key.step}/${key.microBatch} is out of order`);
-    if (this.#activations - this.#released >= this.slots) return this.#violation("predecessor", "an activation without credit");
+    const place = this.placeFor({ ...key, kind: "activation" });
+    if (place.kind === "refused") return this.#violation("predecessor", place.reason);
     this.#activations += 1;
   }
 
   #takeGradient(input: MicroBatchKey & { readonly loss: number; readonly credits: number }): void {
-    const sequence = input.step * this.#init.microBatches + input.microBatch;
-    if (sequence !== this.#gradients) return this.#violation("successor", `gradient ${input.step}/${input.microBatch} is out of order`);
+    const place = this.placeFor({ ...input, kind: "gradient" });
+    if (place.kind === "refused") return this.#violation("successor", place.reason);
     if (!this.#credits.grant(input.credits)) return this.#violation("successor", "more credits than places");
     this.#gradients += 1;
     if (!Number.isNaN(input.loss)) this.#commit(input.step, input.loss);
+  }
+
+  #takeEvaluation(index: number): void {
+    const place = this.#evaluationPlace(index);
+    if (place.kind === "refused") return this.#violation("predecessor", place.reason);
+    this.#evaluationArrivals += 1;
   }
 
   #commit(step: StepIndex, loss: number): void {
@@ -234,6 +232,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
 
   #forwardDone(operation: MicroBatchKey & { readonly slot: number }, loss: number): void {
     const { step, microBatch, slot } = operation;
+    this.#forwarded += 1;
     if (!this.#isLast) {
       this.#out.push({ kind: "sendActivation", step, microBatch, slot });
       return;
@@ -253,7 +252,11 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   #afterUpdate(step: number): void {
     const { checkpointEvery, steps } = this.#init;
     const completedSteps = step + 1;
-    if (this.#isFirst && this.#lastStep === undefined && (completedSteps === steps || this.#isGoodEnough() || this.#stopRequested)) {
+    if (
+      this.#isFirst &&
+      this.#lastStep === undefined &&
+      (completedSteps === steps || this.#isGoodEnough() || this.#stopRequested)
+    ) {
       this.#lastStep = step;
       if (!this.#isLast) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(step) });
     }
@@ -345,7 +348,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     switch (task.kind) {
       case "F": {
         if (!this.#forwardMayStart(phase.step, sequence)) return;
-        if (this.#isFirst && !this.#isLast && task.microBatch === 0) this.#out.push({ kind: "sendLabels", step: stepIndex(phase.step) });
+        if (this.#isFirst && !this.#isLast && task.microBatch === 0)
+          this.#out.push({ kind: "sendLabels", step: stepIndex(phase.step) });
         if (this.#isFirst) this.#activations += 1;
         if (!this.#isLast) this.#credits.take();
         phase.next += 1;
@@ -388,7 +392,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     const { correct, lossSum, count } = phase.pass;
     this.#evaluationArrivals = 0;
     this.#hasEvaluationLabels = false;
-    if (this.#isLast && count > 0) this.#out.push({ kind: "evaluated", completedSteps: phase.completedSteps, correct, lossSum });
+    if (this.#isLast && count > 0)
+      this.#out.push({ kind: "evaluated", completedSteps: phase.completedSteps, correct, lossSum });
     this.#afterEvaluation(phase.completedSteps, phase.isLast);
   }
 }

@@ -7,7 +7,9 @@ import { nearest } from "../types/suggest.ts";
 
 /** A flag's text becomes a number only where all of it is one. */
 function toNumber(value: unknown): unknown {
-  return typeof value === "string" && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value.trim()) ? Number(value) : value;
+  return typeof value === "string" && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value.trim())
+    ? Number(value)
+    : value;
 }
 
 export function wholeNumber(least: number, most: number) {

@@ -97,7 +97,10 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
     );
   }
   if (system === "serial" && given["nodes"] !== undefined && nodes !== 1) {
-    throw new UsageError(`-n ${nodes} with --system serial, which is one process`, "leave -n out, or use --system ring");
+    throw new UsageError(
+      `-n ${nodes} with --system serial, which is one process`,
+      "leave -n out, or use --system ring",
+    );
   }
   if (system === "serial") settings.nodes = 1;
   parseTimeline(settings.timeline);
@@ -108,6 +111,7 @@ export function parseTimeline(value: string): number {
   if (value === "all") return Infinity;
   if (value === "none") return 0;
   const match = /^last:(\d{1,9})$/.exec(value);
-  if (match === null) throw new UsageError(`--timeline ${JSON.stringify(value)} is not known`, "use all, none or last:20");
+  if (match === null)
+    throw new UsageError(`--timeline ${JSON.stringify(value)} is not known`, "use all, none or last:20");
   return Number(match[1]);
 }

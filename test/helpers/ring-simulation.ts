@@ -2,7 +2,8 @@
  * @file A whole ring of stage machines in one thread: links are FIFO queues, operations end when the seed says so, and a
  * checker looks at every event. Losses are made up: `step + 1` shrinks nothing, it only has to travel.
  */
-import { StageMachine, type StageInit, type StageInput, type StageOutput } from "../../ring/core/stage.ts";
+import type { StageInit, StageInput, StageOutput } from "../../ring/core/stage-messages.ts";
+import { StageMachine } from "../../ring/core/stage.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { InvariantBroken, StageChecker } from "./stage-checker.ts";
 
@@ -104,6 +105,7 @@ export function simulateRing(scenario: RingScenario): RingOutcome {
     if (events.length === 0) queues.delete(name);
     deliver(next);
   }
-  if (finishedSteps.includes(-1)) throw new InvariantBroken(`the ring stands still: finished ${finishedSteps.join(",")}`);
+  if (finishedSteps.includes(-1))
+    throw new InvariantBroken(`the ring stands still: finished ${finishedSteps.join(",")}`);
   return { finishedSteps, losses, updates, saves, evaluations };
 }

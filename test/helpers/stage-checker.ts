@@ -2,7 +2,7 @@
  * @file Watches every input and output of one stage machine and throws at the first broken invariant (numbers as in
  * `ring/README.md`). It keeps its own books and shares no code with the machine.
  */
-import type { StageInit, StageInput, StageOutput } from "../../ring/core/stage.ts";
+import type { StageInit, StageInput, StageOutput } from "../../ring/core/stage-messages.ts";
 
 export class InvariantBroken extends Error {
   override readonly name = "InvariantBroken";
@@ -42,7 +42,11 @@ export class StageChecker {
     switch (input.kind) {
       case "activation":
         this.#arrived.add(`${input.step}/${input.microBatch}`);
-        this.#expect(this.#arrived.size + this.#held.size <= this.#slots, "I4", "held and waiting micro-batches fit the slots");
+        this.#expect(
+          this.#arrived.size + this.#held.size <= this.#slots,
+          "I4",
+          "held and waiting micro-batches fit the slots",
+        );
         return;
       case "gradient":
         this.#gradients.add(`${input.step}/${input.microBatch}`);
@@ -88,7 +92,11 @@ export class StageChecker {
   }
 
   #compute({ operation }: Extract<StageOutput, { kind: "compute" }>): void {
-    this.#expect(this.#running === undefined, "I1", `one operation at a time: ${operation.kind} during ${this.#running}`);
+    this.#expect(
+      this.#running === undefined,
+      "I1",
+      `one operation at a time: ${operation.kind} during ${this.#running}`,
+    );
     this.#running = operation.kind;
     if (operation.kind === "forward") this.#forward(operation.step, operation.microBatch, operation.slot);
     if (operation.kind === "backward") this.#backward(operation.step, operation.microBatch, operation.slot);
@@ -108,7 +116,11 @@ export class StageChecker {
     this.#expect(!isLast || isFirst || this.#labels.has(step), "I2", `F ${key} has its labels`);
     this.#expect(step === this.#nextUpdate, "I6", `F ${key} uses the weights of its step`);
     this.#expect(step * this.#init.microBatches + microBatch === this.#nextForward, "I3", `F ${key} in order, once`);
-    this.#expect([...this.#held.values()].every((book) => book.slot !== slot), "I4", `slot ${slot} is free for F ${key}`);
+    this.#expect(
+      [...this.#held.values()].every((book) => book.slot !== slot),
+      "I4",
+      `slot ${slot} is free for F ${key}`,
+    );
     this.#nextForward += 1;
     this.#held.set(key, { step, microBatch, slot, isForwardDone: false });
     const most = this.#init.schedule === "gpipe" ? this.#init.microBatches : this.#init.stages - this.#init.stage;

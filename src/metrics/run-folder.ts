@@ -1,0 +1,132 @@
+/**
+ * @file The folder of one run: creates it, or opens it to go on, and writes its files so that a reader never sees a torn one.
+ * Lines are appended one by one; whole files are written beside and renamed.
+ */
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { join, resolve } from "node:path";
+import { DataError, UsageError } from "../types/errors.ts";
+
+export const RUN_FILES = {
+  config: "config.json",
+  environment: "environment.json",
+  metrics: "metrics.jsonl",
+  events: "events.jsonl",
+  summary: "summary.json",
+  trace: "trace.json",
+  job: "job.json",
+} as const;
+
+/** One committed step, a line of `metrics.jsonl`. */
+export interface MetricsLine {
+  readonly step: number;
+  readonly loss: number;
+  readonly samples: number;
+  readonly elapsedMs: number;
+  readonly view: number;
+}
+
+export class RunFolder {
+  readonly path: string;
+
+  constructor(path: string) {
+    this.path = resolve(path);
+  }
+
+  /**
+   * An empty folder for a new run. One that holds another run is replaced where `force` says so; one that holds
+   * anything else is never touched.
+   */
+  static create(path: string, force: boolean): RunFolder {
+    const folder = new RunFolder(path);
+    if (existsSync(folder.path)) folder.#clear(force);
+    for (const name of ["timeline", "checkpoints", "logs"]) mkdirSync(join(folder.path, name), { recursive: true });
+    return folder;
+  }
+
+  #clear(force: boolean): void {
+    let names: string[];
+    try {
+      names = readdirSync(this.path);
+    } catch (cause) {
+      throw new UsageError(`--out ${this.path} is not a folder`, "name another folder", { cause });
+    }
+    if (names.length === 0) return;
+    if (!names.includes(RUN_FILES.config)) {
+      throw new UsageError(
+        `--out ${this.path} holds something that is not a run`,
+        "name another folder, or empty it yourself",
+      );
+    }
+    if (!force) {
+      throw new UsageError(
+        `--out ${this.path} holds another run`,
+        "name another folder, or replace that run with --force",
+      );
+    }
+    const own = [...Object.values(RUN_FILES), "timeline", "checkpoints", "logs"];
+    for (const name of own) rmSync(join(this.path, name), { recursive: true, force: true });
+  }
+
+  file(...names: readonly string[]): string {
+    return join(this.path, ...names);
+  }
+
+  /** Replaces a whole file at once. */
+  writeJson(name: string, value: unknown): void {
+    const temporary = this.file(`.${name}.tmp`);
+    writeFileSync(temporary, `${JSON.stringify(value, null, 2)}\n`);
+    renameSync(temporary, this.file(name));
+  }
+
+  appendLines(name: string, values: readonly unknown[]): void {
+    if (values.length === 0) return;
+    appendFileSync(this.file(name), values.map((value) => `${JSON.stringify(value)}\n`).join(""));
+  }
+
+  readJson(name: string): unknown {
+    const file = this.file(name);
+    let text: string;
+    try {
+      text = readFileSync(file, "utf8");
+    } catch (cause) {
+      throw new DataError(`${file} cannot be read`, "name the folder that a run wrote (its --out)", { cause });
+    }
+    try {
+      return JSON.parse(text);
+    } catch (cause) {
+      throw new DataError(`${file} is not JSON`, "it was changed or cut: run again, or restore it", { cause });
+    }
+  }
+
+  /** Complete lines of a file that may not be there; a torn last line is left out. */
+  readLines(name: string): readonly unknown[] {
+    const file = this.file(name);
+    if (!existsSync(file)) return [];
+    return readFileSync(file, "utf8")
+      .split("\n")
+      .slice(0, -1)
+      .map((line): unknown => JSON.parse(line));
+  }
+
+  /** Keeps the metrics of the steps below `step`: a resumed run goes on there, and a torn last line is cut. */
+  cutMetrics(step: number): readonly MetricsLine[] {
+    const file = this.file(RUN_FILES.metrics);
+    const lines = (this.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).filter((line) => line.step < step);
+    if (lines.length !== step || lines.some((line, index) => line.step !== index)) {
+      throw new DataError(`${file} does not hold steps 0 to ${step - 1}`, "resume from a folder whose files are whole");
+    }
+    if (existsSync(file)) truncateSync(file, 0);
+    this.appendLines(RUN_FILES.metrics, lines);
+    return lines;
+  }
+}

@@ -1,0 +1,159 @@
+/**
+ * @file The local control socket: each node process answers questions of its user's other processes, one JSON line each
+ * way. Where a job's processes are found: one small file a node in the user's runtime folder (mode 0700).
+ */
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const LINE_BYTES_MAX = 65_536;
+const ANSWER_LIMIT_MS = 1_000;
+
+/** How to reach one running process of a job on this machine. */
+export interface NodeEntry {
+  readonly job: string;
+  readonly name: string | null;
+  readonly system: string;
+  readonly out: string;
+  readonly node: number;
+  readonly pid: number;
+  readonly socket: string;
+  readonly startedMs: number;
+}
+
+export type ControlRequest = "status" | "stop";
+
+/** Owned by this user, closed to others. */
+export function runtimeFolder(): string {
+  const base = process.env["XDG_RUNTIME_DIR"] ?? tmpdir();
+  const folder = join(base, `ringtmp-${process.getuid?.() ?? "user"}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  return folder;
+}
+
+export function entryFor(fields: Omit<NodeEntry, "socket" | "pid">): NodeEntry {
+  const socket = join(runtimeFolder(), `${fields.job}-${fields.node}.sock`);
+  return { ...fields, pid: process.pid, socket };
+}
+
+/** Answers requests until `close`, which also removes the entry. `answer` gives plain JSON data. */
+export async function serveControl(
+  entry: NodeEntry,
+  answer: (request: ControlRequest) => unknown,
+): Promise<{ close(): void }> {
+  rmSync(entry.socket, { force: true });
+  const server: Server = createServer((socket) => serveOne(socket, answer));
+  server.unref();
+  await new Promise<void>((done, failed) => {
+    server.once("error", failed);
+    server.listen(entry.socket, () => done());
+  });
+  chmodSync(entry.socket, 0o600);
+  const file = entryFile(entry);
+  writeFileSync(file, JSON.stringify(entry), { mode: 0o600 });
+  return {
+    close: () => {
+      server.close();
+      rmSync(file, { force: true });
+      rmSync(entry.socket, { force: true });
+    },
+  };
+}
+
+function entryFile(entry: NodeEntry): string {
+  return entry.socket.replace(/\.sock$/, ".json");
+}
+
+function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown): void {
+  let text = "";
+  socket.setEncoding("utf8");
+  socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
+  // A client that went away: its answer has no reader.
+  socket.on("error", () => socket.destroy());
+  socket.on("data", (part: string) => {
+    text += part;
+    if (text.length > LINE_BYTES_MAX) socket.destroy();
+    if (!text.includes("\n")) return;
+    const request = text.trim();
+    if (request === "status" || request === "stop") socket.end(`${JSON.stringify(answer(request))}\n`);
+    else socket.destroy();
+  });
+}
+
+/** One question to one process; undefined where it does not answer in time. */
+export async function ask(entry: NodeEntry, request: ControlRequest): Promise<unknown> {
+  return new Promise((done) => {
+    const socket = createConnection(entry.socket);
+    let text = "";
+    socket.setEncoding("utf8");
+    socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
+    socket.on("connect", () => socket.write(`${request}\n`));
+    socket.on("data", (part: string) => (text += part));
+    socket.on("error", () => done(undefined));
+    socket.on("close", () => done(text.endsWith("\n") ? (JSON.parse(text) as unknown) : undefined));
+  });
+}
+
+/** Processes of running jobs of this user on this machine, in node order; files that a killed process left are removed. */
+export function runningNodes(): readonly NodeEntry[] {
+  const folder = runtimeFolder();
+  const entries: NodeEntry[] = [];
+  for (const name of readdirSync(folder).filter((file) => file.endsWith(".json"))) {
+    const entry = readEntry(join(folder, name));
+    if (entry === undefined) continue;
+    if (isAlive(entry.pid)) {
+      entries.push(entry);
+    } else {
+      rmSync(entryFile(entry), { force: true });
+      rmSync(entry.socket, { force: true });
+    }
+  }
+  return entries.toSorted((a, b) => a.startedMs - b.startedMs || a.node - b.node);
+}
+
+/** Undefined where the process removed its file between our look and our read. */
+function readEntry(file: string): NodeEntry | undefined {
+  if (!existsSync(file)) return undefined;
+  try {
+    return JSON.parse(readFileSync(file, "utf8")) as NodeEntry;
+  } catch {
+    return undefined;
+  }
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+  return !isZombie(pid);
+}
+
+/** A zombie still answers signal 0 (where /proc is there to tell). */
+function isZombie(pid: number): boolean {
+  const file = `/proc/${pid}/stat`;
+  if (!existsSync("/proc/self/stat")) return false;
+  try {
+    return /\) Z /.test(readFileSync(file, "utf8"));
+  } catch {
+    return true;
+  }
+}
+
+/** True where `wanted` is the job's id, its name or its folder. */
+export function isJob(entry: NodeEntry, wanted: string): boolean {
+  if (entry.job === wanted || entry.name === wanted) return true;
+  const folder = resolve(wanted);
+  return entry.out === folder || (existsSync(folder) && realpathSync(folder) === entry.out);
+}
