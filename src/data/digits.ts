@@ -20,14 +20,14 @@ const DIGITS_SEED = 282_026;
 const WARP = {
   origin: 10,
   target: SIDE / 2,
-  rotationMax: 0.14, // 18 degrees
+  rotationMax: 0.14, // 16 degrees
   shearMax: 0.3,
   scaleMin: 0.72,
   scaleMax: 1.15,
   shiftMax: 1.8,
   bendMax: 2.2,
 };
-const RADIUS_MIN = 1.0;
+const RADIUS_MIN = 1;
 const RADIUS_MAX = 1.6;
 const SOFTNESS_MIN = 0.8;
 const SOFTNESS_MAX = 2;

@@ -18,9 +18,8 @@ export const RandomPurpose = {
   epochOrder: 2,
   csvSplit: 3,
   digitShape: 4,
-  digitNoise: 5,
-  syntheticCentre: 6,
-  syntheticSample: 7,
+  syntheticCentre: 5,
+  syntheticSample: 6,
 } as const;
 
 /**
