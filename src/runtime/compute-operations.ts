@@ -1,0 +1,86 @@
+/**
+ * @file What the main thread asks of the compute thread and what comes back: plain data, cloned between the threads.
+ * Results carry times on the common clock.
+ */
+import type { EngineKind } from "../engine/contract.ts";
+import type { ForwardResult } from "../nn/segment.ts";
+import type { SegmentInit } from "../nn/layout.ts";
+import type { WrittenFile } from "../nn/safetensors.ts";
+import { AssertionFailed } from "../types/assert.ts";
+import * as errors from "../types/errors.ts";
+
+export interface ComputeInit {
+  readonly segment: SegmentInit;
+  readonly engine: EngineKind;
+  /** Shards that together cover the segment; without them it starts as before the first step. */
+  readonly restore?: readonly string[];
+}
+
+/** Slots, steps and order are those of `Segment`. "backward" is backwardInput and backwardWeight in one. */
+export type Operation =
+  | { readonly kind: "forward" | "evaluate" | "backward" | "backwardInput" | "backwardWeight"; readonly slot: number }
+  | { readonly kind: "update"; readonly step: number }
+  | { readonly kind: "digests" }
+  /** Writes a shard; `step` must be the one that comes next. */
+  | { readonly kind: "save"; readonly file: string; readonly step: number }
+  /** Reads shards; drops the micro-batches under way. */
+  | { readonly kind: "load"; readonly files: readonly string[] };
+
+export type OperationKind = Operation["kind"];
+
+/** What an operation gives beside its times. */
+export interface Outcomes {
+  forward: ForwardResult;
+  evaluate: ForwardResult;
+  /** When the backward pass for inputs ended and that for weights began. */
+  backward: { readonly boundaryMs: number };
+  backwardInput: object;
+  backwardWeight: object;
+  update: object;
+  /** SHA-256 of each of the segment's layers, 32 bytes each. */
+  digests: { readonly digests: readonly Uint8Array[] };
+  save: WrittenFile;
+  /** The step that comes next. */
+  load: { readonly step: number };
+}
+
+export interface OperationTimes {
+  readonly startMs: number;
+  readonly endMs: number;
+  /** How long the thread was runnable without a core since its previous operation; 0 where the system does not say. */
+  readonly runQueueMs: number;
+}
+
+export type OperationResult<Kind extends OperationKind> = Outcomes[Kind] & OperationTimes;
+
+/** What the worker sends: after its start `{ step }`, the step that comes next, then a result per operation. */
+export type Reply<Value> =
+  { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly error: SentError };
+
+/** An error in a form that keeps its class. */
+export interface SentError {
+  readonly name: string;
+  readonly message: string;
+  readonly remedy: string;
+  readonly stack: string;
+}
+
+export function sendableError(error: unknown): SentError {
+  if (!(error instanceof Error)) return { name: "Error", message: String(error), remedy: "", stack: "" };
+  const remedy = error instanceof errors.RingTmpError ? error.remedy : "";
+  return { name: error.name, message: error.message, remedy, stack: error.stack ?? "" };
+}
+
+const CLASSES = [
+  errors.UsageError, errors.DataError, errors.NetworkError, errors.ProtocolError, errors.NodeLostError,
+  errors.NotFiniteError, errors.InterruptedError,
+]; // prettier-ignore
+
+/** An error of the same class (an `Error` for foreign ones) with the stack of the thread that threw. */
+export function receivedError({ name, message, remedy, stack }: SentError): Error {
+  const Operating = CLASSES.find((known) => known.name === name);
+  const foreign = name === AssertionFailed.name ? new AssertionFailed(message) : new Error(message);
+  const error = Operating === undefined ? foreign : new Operating(message, remedy);
+  error.stack = stack;
+  return error;
+}
