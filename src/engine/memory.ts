@@ -49,19 +49,15 @@ export class EngineMemory {
 
   /** The array itself, not a copy; valid for good, since memory neither moves nor shrinks. */
   f32(view: View): Float32Array<SharedArrayBuffer> {
-    return new Float32Array(this.#buffer(), view.offsetBytes, view.length);
+    return new Float32Array(this.memory.buffer, view.offsetBytes, view.length);
   }
 
   i32(view: View): Int32Array<SharedArrayBuffer> {
-    return new Int32Array(this.#buffer(), view.offsetBytes, view.length);
+    return new Int32Array(this.memory.buffer, view.offsetBytes, view.length);
   }
 
   bytes(view: View): Uint8Array<SharedArrayBuffer> {
-    return new Uint8Array(this.#buffer(), view.offsetBytes, view.length * 4);
-  }
-
-  #buffer(): SharedArrayBuffer {
-    return this.memory.buffer as unknown as SharedArrayBuffer;
+    return new Uint8Array(this.memory.buffer, view.offsetBytes, view.length * 4);
   }
 
   #reserve(endBytes: number): void {
