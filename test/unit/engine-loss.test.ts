@@ -120,8 +120,8 @@ describe.each(ENGINE_KINDS)("%s", (kind) => {
     for (const bad of [NaN, Infinity]) {
       for (const place of [0, 1, 2, 3, 4]) {
         const logits = [1, 2, 3, 4, 5].map((value, index) => (index === place ? bad : value));
-        const { loss, gradient, correct } = run(kind, logits, [1], 1);
-        expect([loss, gradient[1], correct === 1 && bad === Infinity && place !== 1]).toEqual([NaN, NaN, false]);
+        const { loss, gradient } = run(kind, logits, [1], 1);
+        expect([loss, gradient[1]]).toEqual([NaN, NaN]);
       }
     }
   });
