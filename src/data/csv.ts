@@ -4,6 +4,7 @@
  * training split. Features are used as they are. The whole table is held in memory as float32.
  */
 import { createHash } from "node:crypto";
+import { defined } from "../types/assert.ts";
 import { DataError } from "../types/errors.ts";
 import { RandomPurpose, RandomStream, shuffle } from "../types/random.ts";
 import type { DataSet, Split } from "./dataset.ts";
@@ -52,7 +53,7 @@ function rows({ values, labels, features }: Table, chosen: Int32Array): Split {
     count: chosen.length,
     labels: chosen.map((row) => labels[row]!),
     fill(sample, into, offset) {
-      const start = chosen[sample]! * features;
+      const start = defined(chosen[sample], `no sample ${sample} among ${chosen.length}`) * features;
       into.set(values.subarray(start, start + features), offset);
     },
   };

@@ -55,6 +55,13 @@ describe("loadCsv", () => {
     expect(data.sha256).not.toBe(plain.sha256);
   });
 
+  it("reads the densest table there is, and checks indices", async () => {
+    const data = await load("1,0\n2,1\n3,0\n4,1\n5,0");
+    const all = [...rowsOf(data.train, 1), ...rowsOf(data.test, 1)].sort((a, b) => a[0]! - b[0]!);
+    expect(all.join(";")).toBe("1,0;2,1;3,0;4,1;5,0");
+    expect(() => data.train.fill(4, new Float32Array(1), 0)).toThrow("no sample 4 among 4");
+  });
+
   const good = "1,2,0\n3,4,1\n";
   it.each([
     ["", "table.csv: the file is empty"],

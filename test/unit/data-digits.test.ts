@@ -28,7 +28,7 @@ describe("digits", () => {
 
   it("holds all ten digits about equally often, all images different", () => {
     for (const split of [data.train, data.test]) {
-      const counts = new Array<number>(10).fill(0);
+      const counts = Array.from({ length: 10 }, () => 0);
       for (const label of split.labels) counts[label]!++;
       for (const count of counts) expect(Math.abs(count / split.count - 0.1)).toBeLessThan(0.025);
     }
@@ -62,7 +62,7 @@ describe("digits", () => {
   it("fills only the place that it is given, with multiples of 1/255", () => {
     const into = new Float32Array(800).fill(-7);
     data.train.fill(3, into, 8);
-    expect([...into.subarray(0, 8), ...into.subarray(792)]).toEqual(new Array(16).fill(-7));
+    expect([...into.subarray(0, 8), ...into.subarray(792)]).toEqual(Array.from({ length: 16 }, () => -7));
     for (const value of into.subarray(8, 792)) expect(Math.fround(Math.round(value * 255) / 255)).toBe(value);
     expect(() => data.train.fill(8_000, into, 0)).toThrow("no sample");
   });

@@ -5,7 +5,7 @@ import { createServer, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { downloadDataSet, downloadFiles, type DownloadSource } from "../../src/data/download.ts";
 import { failureOf } from "../helpers/failures.ts";
 
@@ -112,6 +112,35 @@ describe("downloadFiles", () => {
     expect(failure).toMatch(/^InterruptedError: the download of a\.gz was interrupted/);
     expect(requests).toEqual(["/mute/a.gz"]);
     expect(await readdir(folder)).toEqual([]);
+  });
+
+  it("gives up a mirror that falls silent, and not before", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      let send: (chunk: Uint8Array) => void = () => undefined;
+      let settled = false;
+      const silent: typeof fetch = (_, init) => {
+        const body = new ReadableStream<Uint8Array>({
+          start(controller) {
+            send = (chunk) => controller.enqueue(chunk);
+            init?.signal?.addEventListener("abort", () => controller.error(init.signal?.reason));
+          },
+        });
+        return Promise.resolve(new Response(body));
+      };
+      const failure = failureOf(downloadFiles(source("any"), folder, { fetch: silent })).finally(
+        () => (settled = true),
+      );
+      await vi.waitUntil(() => vi.getTimerCount() === 1);
+      await vi.advanceTimersByTimeAsync(29_000);
+      send(Buffer.from("a sign of life"));
+      await vi.advanceTimersByTimeAsync(29_000);
+      expect(settled).toBe(false);
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(await failure).toMatch(/^NetworkError: .*silent for 30 s/);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("says when the folder cannot be written", async () => {
