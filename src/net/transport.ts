@@ -1,0 +1,76 @@
+/**
+ * @file The transport port: streams of bytes between peers, whatever carries them. A stream here keeps the order and
+ * bounds the memory of the process; flow control from end to end is the link's work (`link.ts`).
+ */
+import type { Uint8ArrayList } from "uint8arraylist";
+
+/** `given`: the stream may keep the bytes; `lent`: the caller has them back after `flushed()`. */
+export type Ownership = "given" | "lent";
+
+export interface ByteStream {
+  /** Identity of the other side, proven by the transport's handshake. */
+  readonly remotePeer: string;
+
+  /**
+   * Queues bytes in order. They must not change while the stream has them.
+   * @returns false when the queue is above its mark: wait for `ready()` before the next write
+   * @throws NetworkError when the stream has ended
+   */
+  write(bytes: Uint8Array, ownership: Ownership): boolean;
+
+  /** Resolves when the queue is below its mark. Rejects with a NetworkError when the stream has ended. */
+  ready(): Promise<void>;
+
+  /** Resolves when all that was written before may be reused by its owner. Rejects like `ready()`. */
+  flushed(): Promise<void>;
+
+  /**
+   * What arrives, in parts cut anywhere; iterate once. It ends quietly, whether the other side closed, died or was cut
+   * off: only the protocol above knows the difference. Ending the iteration early throws away what still arrives.
+   * Received bytes that nobody has taken count against `unreadBytesMax`; beyond it the stream is aborted and the
+   * iteration throws a ProtocolError: the other side ignores its credits.
+   */
+  readonly source: AsyncIterable<Uint8ArrayList>;
+  /** Bytes received and not yet taken from `source`. The protocol above sets it to what it grants, and slack. */
+  unreadBytesMax: number;
+
+  /** Sends what is queued, then closes this side, within `limitMs`; aborts when that does not succeed. Never rejects. */
+  close(limitMs: number): Promise<void>;
+
+  /** Drops what is queued on both sides and ends the stream at once. */
+  abort(reason: Error): void;
+}
+
+export type StreamHandler = (stream: ByteStream) => void;
+
+export interface DialOptions {
+  /** Ends the attempt; without it, the attempt ends after `DIAL_LIMIT_MS`. */
+  readonly signal?: AbortSignal;
+}
+
+export interface Transport {
+  readonly peerId: string;
+  /** Full addresses, `/p2p/…` included, of every interface that listens. */
+  readonly addresses: readonly string[];
+
+  /**
+   * Opens a stream. Several addresses are of one peer and are tried in parallel.
+   * @throws UsageError for what is not an address
+   * @throws NetworkError when nobody answers, another peer does, or it does not speak the protocol
+   */
+  dial(addresses: string | readonly string[], protocol: string, options?: DialOptions): Promise<ByteStream>;
+
+  /** Gives every incoming stream of the protocol to the handler; one handler for a protocol. */
+  handle(protocol: string, handler: StreamHandler): Promise<void>;
+
+  /** Ends every stream and frees the ports. */
+  close(): Promise<void>;
+}
+
+export const DIAL_LIMIT_MS = 10_000;
+
+/** A writer pauses above this many queued bytes. */
+export const QUEUED_BYTES_MARK = 1024 * 1024;
+
+/** Where nothing above sets a limit: enough for any handshake of a protocol. */
+export const UNREAD_BYTES_MAX_DEFAULT = 1024 * 1024;
