@@ -16,9 +16,18 @@ export interface ComputeInit {
   readonly restore?: readonly string[];
 }
 
+interface SlotOperation<Kind extends string> {
+  readonly kind: Kind;
+  readonly slot: number;
+}
+
 /** Slots, steps and order are those of `Segment`. "backward" is backwardInput and backwardWeight in one. */
 export type Operation =
-  | { readonly kind: "forward" | "evaluate" | "backward" | "backwardInput" | "backwardWeight"; readonly slot: number }
+  | SlotOperation<"forward">
+  | SlotOperation<"evaluate">
+  | SlotOperation<"backward">
+  | SlotOperation<"backwardInput">
+  | SlotOperation<"backwardWeight">
   | { readonly kind: "update"; readonly step: number }
   | { readonly kind: "digests" }
   /** Writes a shard; `step` must be the one that comes next. */

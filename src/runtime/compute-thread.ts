@@ -94,8 +94,8 @@ export class ComputeThread {
         else reject(receivedError(reply.error));
       };
       const wait = Atomics.waitAsync(this.#turns, 1, this.#received);
-      if (wait.async) void wait.value.then(take);
-      else take();
+      // Not at once even where the reply is there already: a second `run` must always find the first under way.
+      void Promise.resolve(wait.value).then(take);
     });
   }
 

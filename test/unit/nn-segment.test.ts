@@ -232,7 +232,9 @@ describe("values", () => {
     expect(digests(holdCut("wasm-exact", common, [1, 2]))).toEqual(whole);
     expect(digests(holdCut("wasm", { ...common, seed: 8 }, []))).not.toEqual(whole);
     // Pinned: these bits must not change between versions.
-    expect(weightsSha256(whole)).toMatchInlineSnapshot(`"f0ba9b7ee1329cc76f5054b24641916a24be7cd80021c6eb884f3b5d0dde2753"`);
+    expect(weightsSha256(whole)).toMatchInlineSnapshot(
+      `"f0ba9b7ee1329cc76f5054b24641916a24be7cd80021c6eb884f3b5d0dde2753"`,
+    );
     const { segment, memory } = hold("wasm", { ...common, layers: [0, 3] });
     for (const { spec, parameters } of segment.layout.layers) {
       const largest = Math.max(...memory.f32(parameters.weight).map(Math.abs));
