@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { assert } from "../types/assert.ts";
 
-export const DIGEST_BYTES = 32;
+const DIGEST_BYTES = 32;
 /** What one call of the hash takes: it refuses 2 GiB. */
 const PIECE_BYTES = 1 << 30;
 

@@ -4,11 +4,11 @@
  */
 import { UsageError } from "../types/errors.ts";
 
-export const LAYERS_MAX = 1000;
-export const WIDTH_MAX = 65_536;
+const LAYERS_MAX = 1000;
+const WIDTH_MAX = 65_536;
 
 const ACTIVATIONS = ["relu", "gelu", "tanh"] as const;
-export type HiddenActivation = (typeof ACTIVATIONS)[number];
+type HiddenActivation = (typeof ACTIVATIONS)[number];
 export type Activation = HiddenActivation | "none";
 
 /** y[rows, outputs] = activation(x[rows, inputs] · weight[inputs, outputs] + bias[outputs]). */

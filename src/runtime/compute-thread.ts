@@ -86,8 +86,8 @@ export class ComputeThread {
     return new Promise((resolve, reject) => {
       this.#rejectPending = reject;
       const take = (): void => {
-        const reply = receiveMessageOnPort(this.#port)?.message as Reply<Value> | undefined;
-        if (this.#ended !== null || reply === undefined) return;
+        if (this.#ended !== null) return;
+        const reply = receiveMessageOnPort(this.#port)?.message as Reply<Value>;
         this.#received++;
         this.#rejectPending = null;
         if (reply.ok) resolve(reply.value);

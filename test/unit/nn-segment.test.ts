@@ -197,8 +197,11 @@ describe("order", () => {
       const padded = { inputs: batch.inputs, labels: batch.labels.map((label, row) => (row < 2 ? label : -1)) };
       const half = evaluated ? forward(held, 3, padded, 0, "evaluate") : null;
       if (evaluated) expect(() => forward(held, 0, batch, 0, "evaluate")).toThrow("slot 0 is free");
-      backwardInput(held, 0);
-      for (const { segment } of held) segment.backwardWeight(0);
+      forward(held, 1, batch, 1);
+      for (const slot of [0, 1]) {
+        backwardInput(held, slot);
+        for (const { segment } of held) segment.backwardWeight(slot);
+      }
       for (const { segment } of held) segment.update(1);
       return { half, state: [bits(held, "parameters"), digests(held)] };
     };
