@@ -23,9 +23,12 @@ export class Outlet {
       return send(data);
     };
     // While `drain` is dispatched the socket below is empty: what is no longer queued here is out. After `idle` nothing is
-    // queued here, and unless a drain is due the socket holds less than its high-water mark.
+    // queued here, and unless a drain is due the socket holds less than its high-water mark. At no other time do the
+    // lengths tell: bytes leave the queue before they are sent, and what was not sent comes back.
     encrypted.addEventListener("drain", () => this.#pass(this.#acceptedBytes - encrypted.writeBufferLength));
-    encrypted.addEventListener("idle", () => this.#pass(this.passedBytes));
+    encrypted.addEventListener("idle", () => {
+      if (!encrypted.writableNeedsDrain) this.#pass(this.#acceptedBytes);
+    });
   }
 
   /** Bytes that entered so far: a position in the order of all streams. */
@@ -35,8 +38,7 @@ export class Outlet {
 
   /** Position up to which the connection keeps no reference, but for the socket's high-water mark before it. */
   get passedBytes(): number {
-    const { writeBufferLength, writableNeedsDrain } = this.#encrypted;
-    return writeBufferLength === 0 && !writableNeedsDrain ? this.#acceptedBytes : this.#passedBytes;
+    return this.#passedBytes;
   }
 
   get queuedBytes(): number {

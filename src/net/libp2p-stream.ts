@@ -30,7 +30,7 @@ export class Libp2pStream implements ByteStream {
   readonly #inbox = new Inbox(UNREAD_BYTES_MAX_DEFAULT);
   readonly #forget: () => void;
   #waiters: Waiter[] = [];
-  /** Where this stream's last bytes stand in the outlet's order; known once its own queue is empty. */
+  /** Where this stream's last bytes stand in the outlet's order; infinite until its own queue has become empty. */
   #position = 0;
 
   constructor(stream: Stream, remotePeer: string, outlet: Outlet) {
@@ -66,13 +66,9 @@ export class Libp2pStream implements ByteStream {
 
   write(bytes: Uint8Array, ownership: Ownership): boolean {
     if (this.#stream.writeStatus !== "writable") throw streamEnded(this.remotePeer);
-    try {
-      const lentBytes = ownership === "lent" ? Math.max(0, bytes.byteLength - TAIL_BYTES) : bytes.byteLength;
-      if (lentBytes > 0) this.#stream.send(bytes.subarray(0, lentBytes));
-      if (lentBytes < bytes.byteLength) this.#stream.send(new Uint8Array(bytes.subarray(lentBytes)));
-    } catch (error) {
-      throw streamEnded(this.remotePeer, error);
-    }
+    const lentBytes = ownership === "lent" ? Math.max(0, bytes.byteLength - TAIL_BYTES) : bytes.byteLength;
+    if (lentBytes > 0) this.#send(bytes.subarray(0, lentBytes));
+    if (lentBytes < bytes.byteLength) this.#send(new Uint8Array(bytes.subarray(lentBytes)));
     return this.#isBelowMark();
   }
 
@@ -97,12 +93,21 @@ export class Libp2pStream implements ByteStream {
     this.#ended(reason);
   }
 
+  #send(bytes: Uint8Array): void {
+    this.#position = Number.POSITIVE_INFINITY;
+    try {
+      this.#stream.send(bytes);
+    } catch (error) {
+      throw streamEnded(this.remotePeer, error);
+    }
+  }
+
   #isBelowMark(): boolean {
     return this.#stream.writeBufferLength + this.#outlet.queuedBytes < QUEUED_BYTES_MARK;
   }
 
   #isFlushed(): boolean {
-    return this.#stream.writeBufferLength === 0 && this.#outlet.passedBytes >= this.#position;
+    return this.#outlet.passedBytes >= this.#position;
   }
 
   #noteIdle(): void {

@@ -12,7 +12,8 @@ export interface Receiver {
   readonly destination: Destination;
   /**
    * Called for one frame at a time, in order. The frame's bytes are granted to the sender when it returns, or when its
-   * promise resolves. A ProtocolError refuses the frame; any other error ends the link as `failed`.
+   * promise resolves: a handler that waits for its own `send` to a peer that does the same can wait for ever. A
+   * ProtocolError refuses the frame; any other error ends the link as `failed`.
    */
   readonly handle: (frame: Frame, link: Link) => void | Promise<void>;
   /** How many bytes the peer may send ahead of `handle`; a single frame may be larger. */
