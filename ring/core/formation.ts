@@ -2,7 +2,7 @@
  * @file Ring formation at the founder: candidates come one by one, and when the stated number is there the view is proposed;
  * it is decided when every member accepted the same proposal. Nobody schedules afterwards: formation ends with the decision.
  */
-import { unreachable } from "../../src/types/assert.ts";
+import { assert, unreachable } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
 
 /** What a node says of itself when it asks to join. */
@@ -96,6 +96,16 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     if (this.#candidates.some((member) => member.peerId === peerId)) {
       return [{ kind: "refuse", peerId, reason: "this peer id is already a member" }];
     }
+    if (commonEngine(this.#init.engines, [...this.#candidates, candidate]) === undefined) {
+      const theirs = candidate.engines.join(", ");
+      return [
+        {
+          kind: "refuse",
+          peerId,
+          reason: `field engine: the ring has ${this.#init.founder.engines.join(", ")}, not ${theirs}`,
+        },
+      ];
+    }
     this.#candidates.push(candidate);
     const admitted: FormationOutput = { kind: "admit", peerId, present: this.#candidates.length, size };
     return [admitted, ...this.#proposeIfWhole()];
@@ -105,15 +115,7 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     if (this.#candidates.length < this.#init.size) return [];
     const members = numberMembers(this.#candidates);
     const engine = commonEngine(this.#init.engines, members);
-    if (engine === undefined) {
-      this.#phase = { kind: "failed" };
-      return [
-        {
-          kind: "failed",
-          reason: `the members share no engine of ${this.#init.engines.join(", ")} with the same bits`,
-        },
-      ];
-    }
+    assert(engine !== undefined, "candidates without a common engine were refused");
     const view: View = { view: 0, members, layerCosts: this.#init.layerCosts, engine };
     const waiting = new Set(members.map((member) => member.peerId));
     waiting.delete(this.#init.founder.peerId);
@@ -159,7 +161,7 @@ function numberMembers(candidates: readonly Candidate[]): readonly Member[] {
 }
 
 /** The first accepted kind whose id (kind and probe digest) every member has. */
-function commonEngine(kinds: readonly string[], members: readonly Member[]): string | undefined {
+function commonEngine(kinds: readonly string[], members: readonly Candidate[]): string | undefined {
   const isShared = (id: string): boolean => members.every((member) => member.engines.includes(id));
   for (const kind of kinds) {
     const id = members[0]?.engines.find((engine) => engine.startsWith(`${kind}:`));

@@ -1,0 +1,161 @@
+/**
+ * @file A node's edges: two streams to each neighbour, one a direction. The node dials a `forward` stream to its successor and a
+ * `backward` stream to its predecessor, and accepts the same two. On two nodes both neighbours are the same peer, so a
+ * stream's role comes from its hello alone.
+ */
+import type { Transport } from "../../src/net/transport.ts";
+import { Link, type Decision, type LinkEnd, type Receiver } from "../../src/net/link.ts";
+import type { Hello } from "../../src/net/hello.ts";
+import { NetworkError, ProtocolError } from "../../src/types/errors.ts";
+import type { View } from "../core/formation.ts";
+import { guard, type Origin } from "../core/guard.ts";
+import { checkMessage, edgeHelloSchema, type EdgeDirection } from "./messages.ts";
+
+export const DATA_PROTOCOL = "/ringtmp/data/1";
+
+/** A neighbour may still be filling its memory with the initial weights. */
+const EDGE_LIMIT_MS = 120_000;
+const GOODBYE_LIMIT_MS = 10_000;
+
+/** Bytes and messages over all links of this node. */
+export interface EdgeCounters {
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly messagesSent: number;
+}
+
+export interface EdgesInit {
+  readonly job: string;
+  readonly view: View;
+  readonly node: number;
+  readonly transport: Transport;
+  /** Frames from the predecessor (`forward`) and from the successor (`backward`). */
+  readonly receivers: Readonly<Record<EdgeDirection, Receiver>>;
+  /** Told once for each link that ends otherwise than by GOODBYE. */
+  readonly onEnd: (neighbour: number, end: LinkEnd) => void;
+}
+
+export class Edges {
+  /** Activations go out here. */
+  readonly toSuccessor: Link;
+  /** Gradients go out here. */
+  readonly toPredecessor: Link;
+  readonly #incoming: readonly Link[];
+
+  private constructor(toSuccessor: Link, toPredecessor: Link, incoming: readonly Link[]) {
+    this.toSuccessor = toSuccessor;
+    this.toPredecessor = toPredecessor;
+    this.#incoming = incoming;
+  }
+
+  /** Opens all four links. Throws NetworkError where a neighbour cannot be reached, or refuses. */
+  static async open(init: EdgesInit, inbox: EdgeInbox): Promise<Edges> {
+    const { view, node, transport } = init;
+    const size = view.members.length;
+    const successor = (node + 1) % size;
+    const predecessor = (node + size - 1) % size;
+    const accepted = Promise.all([
+      inbox.install(init, "forward", predecessor),
+      inbox.install(init, "backward", successor),
+    ]);
+    // Handled below; without this an early failure of a dial would leave it unhandled.
+    accepted.catch(() => {});
+    const dial = async (neighbour: number, direction: EdgeDirection): Promise<Link> => {
+      const stream = await transport.dial(view.members[neighbour]!.addresses, DATA_PROTOCOL);
+      const hello = { kind: "edge", job: init.job, view: view.view, direction };
+      // Nothing comes back on a stream that this side dialled but grants.
+      const receiver: Receiver = { destination: refuseAll, handle: () => {} };
+      const { link } = await Link.open(stream, hello, receiver, EDGE_LIMIT_MS);
+      watch(link, neighbour, init);
+      return link;
+    };
+    const [toSuccessor, toPredecessor] = await Promise.all([dial(successor, "forward"), dial(predecessor, "backward")]);
+    return new Edges(toSuccessor, toPredecessor, await accepted);
+  }
+
+  get counters(): EdgeCounters {
+    const links = [this.toSuccessor, this.toPredecessor, ...this.#incoming];
+    return {
+      bytesSent: links.reduce((sum, link) => sum + link.sent.bytes, 0),
+      bytesReceived: links.reduce((sum, link) => sum + link.received.bytes, 0),
+      messagesSent: links.reduce((sum, link) => sum + link.sent.messages, 0),
+    };
+  }
+
+  /** Says GOODBYE on every link, and waits for the neighbours'. */
+  async close(): Promise<void> {
+    const links = [this.toSuccessor, this.toPredecessor, ...this.#incoming];
+    await Promise.all(links.map((link) => link.close(GOODBYE_LIMIT_MS)));
+  }
+
+  abort(reason: string): void {
+    for (const link of [this.toSuccessor, this.toPredecessor, ...this.#incoming]) link.abort(reason);
+  }
+}
+
+function refuseAll(): never {
+  throw new ProtocolError("a frame on the wrong side of a stream", "run the same build on every node");
+}
+
+function watch(link: Link, neighbour: number, { onEnd }: EdgesInit): void {
+  void link.ended.then((end) => {
+    if (end.kind !== "goodbye") onEnd(neighbour, end);
+  });
+}
+
+/** What this node waits for from one neighbour. */
+interface Expected {
+  readonly origin: Origin;
+  readonly receiver: Receiver;
+  readonly accepted: (link: Link) => void;
+}
+
+/**
+ * Streams that neighbours dial. They may come before this node knows the view, or has its memory ready: they wait for
+ * `install`.
+ */
+export class EdgeInbox {
+  readonly #expected = {
+    forward: Promise.withResolvers<Expected>(),
+    backward: Promise.withResolvers<Expected>(),
+  };
+  readonly #taken = new Set<EdgeDirection>();
+
+  async listen(transport: Transport): Promise<void> {
+    await transport.handle(DATA_PROTOCOL, (stream) => {
+      let expected: Expected | undefined;
+      const decide = async (hello: Hello): Promise<Decision> => {
+        const edge = checkMessage(edgeHelloSchema, hello);
+        expected = await this.#expected[edge.direction].promise;
+        const verdict = guard(expected.origin, { job: edge.job, view: edge.view, peerId: stream.remotePeer });
+        if (verdict.kind === "refused") return { kind: "refuse", reason: verdict.reason };
+        if (this.#taken.has(edge.direction))
+          return { kind: "refuse", reason: `the ${edge.direction} edge is already open` };
+        this.#taken.add(edge.direction);
+        return { kind: "accept", answer: {}, receiver: expected.receiver };
+      };
+      // A stranger that says nothing sensible is cut off by the link; the ring goes on.
+      Link.accept(stream, decide).then(
+        (link) => link !== undefined && expected?.accepted(link),
+        () => {},
+      );
+    });
+  }
+
+  /** From now on the neighbour's stream is accepted. Resolves with its link. */
+  async install(init: EdgesInit, direction: EdgeDirection, neighbour: number): Promise<Link> {
+    const opened = Promise.withResolvers<Link>();
+    const origin = { job: init.job, view: init.view.view, peerId: init.view.members[neighbour]!.peerId };
+    this.#expected[direction].resolve({ origin, receiver: init.receivers[direction], accepted: opened.resolve });
+    const timer = setTimeout(() => {
+      opened.reject(new NetworkError(`node ${neighbour} did not open its ${direction} edge in time`, "see its log"));
+    }, EDGE_LIMIT_MS);
+    try {
+      const link = await opened.promise;
+      watch(link, neighbour, init);
+      return link;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}

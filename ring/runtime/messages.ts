@@ -1,0 +1,166 @@
+/**
+ * @file What nodes of a ring say to each other in JSON: joining, agreeing on the view, and what goes round the ring. All of it
+ * comes from peers, so all of it is checked before it is used.
+ */
+import * as z from "zod";
+import { ProtocolError } from "../../src/types/errors.ts";
+import { settingsSchema } from "../../src/config/settings.ts";
+
+const shortText = z.string().max(512);
+const count = z
+  .int()
+  .min(0)
+  .max(2 ** 31);
+const hex = z.string().regex(/^[0-9a-f]{1,128}$/);
+
+const candidateSchema = z.strictObject({
+  peerId: shortText,
+  addresses: z.array(shortText).max(16).readonly(),
+  machine: shortText,
+  engines: z.array(shortText).min(1).max(8).readonly(),
+  wish: count.nullable(),
+});
+
+export const joinHelloSchema = z.strictObject({
+  kind: z.literal("join"),
+  build: shortText,
+  invite: shortText.nullable(),
+  /** Settings that the joining user stated: they must be the job's. */
+  expected: z.record(shortText, z.union([shortText, z.number(), z.null()])),
+  candidate: candidateSchema,
+});
+
+export const joinAnswerSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("welcome"), job: hex, present: count, size: count }),
+  z.strictObject({ kind: z.literal("redirect"), addresses: z.array(shortText).min(1).max(16).readonly() }),
+]);
+
+/** What a node must know of the job to hold a stage of it. */
+export const jobSchema = z.strictObject({
+  job: hex,
+  settings: settingsSchema,
+  dataSha256: hex,
+  /** Samples of the test set; 0 for none. */
+  testCount: count,
+  /** Steps that the checkpoint holds which the run goes on from; 0 for a fresh start. */
+  firstStep: count,
+});
+export type Job = z.infer<typeof jobSchema>;
+
+const viewSchema = z.strictObject({
+  view: count,
+  members: z
+    .array(candidateSchema.extend({ node: count }))
+    .min(1)
+    .max(1024)
+    .readonly(),
+  layerCosts: z.array(z.int().min(1)).min(1).max(1000).readonly(),
+  engine: shortText,
+});
+
+export const formationSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("propose"), job: jobSchema, view: viewSchema }),
+  z.strictObject({ kind: z.literal("accepted"), digest: z.string().max(1_000_000) }),
+  z.strictObject({ kind: z.literal("decided") }),
+]);
+export type FormationMessage = z.infer<typeof formationSchema>;
+
+export const edgeHelloSchema = z.strictObject({
+  kind: z.literal("edge"),
+  job: hex,
+  view: count,
+  direction: z.enum(["forward", "backward"]),
+});
+export type EdgeDirection = z.infer<typeof edgeHelloSchema>["direction"];
+
+/** Small words between neighbours that belong to no tensor. */
+export const wordSchema = z.discriminatedUnion("say", [
+  z.strictObject({ say: z.literal("end"), lastStep: count }),
+  z.strictObject({ say: z.literal("stop") }),
+  z.strictObject({ say: z.literal("evaluationCredit") }),
+]);
+export type Word = z.infer<typeof wordSchema>;
+
+const split = z.strictObject({
+  computeMs: z.number(),
+  communicationMs: z.number(),
+  runQueueMs: z.number(),
+  waitMs: z.number(),
+});
+const digests = z.record(z.string().regex(/^\d{1,4}$/), hex);
+
+const reportSchema = z.strictObject({
+  node: count,
+  peerId: shortText,
+  role: shortText,
+  layers: z
+    .array(z.tuple([count, count]).readonly())
+    .max(64)
+    .readonly(),
+  parameters: z.number(),
+  times: split,
+  steadyTimes: split,
+  communicationCpuMs: z.number(),
+  bytesSent: z.number(),
+  bytesReceived: z.number(),
+  messagesSent: z.number(),
+  neighbours: count,
+  peakRssBytes: z.number(),
+  stepMsMedian: z.number(),
+  layerDigests: digests,
+  initialLayerDigests: digests,
+  costs: z.strictObject({ forward: z.number(), backward: z.number(), weight: z.number(), update: z.number() }),
+});
+
+const shardSchema = z.strictObject({
+  layers: z.tuple([count, count]).readonly(),
+  file: z.string().regex(/^\d{1,4}-\d{1,4}\.[0-9a-f]{16}\.safetensors$/),
+  sha256: hex,
+  sizeBytes: count,
+});
+
+/** Why a run ends before its last step, in words for every node. */
+export const failureSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("lost"), node: count, step: count }),
+  z.strictObject({ kind: z.literal("notFinite"), node: count, step: count, layer: count }),
+  z.strictObject({ kind: z.literal("error"), node: count, message: z.string().max(2000) }),
+]);
+export type Failure = z.infer<typeof failureSchema>;
+
+/** What one node tells all others, once round the ring (a failure: both ways, since the ring may be open). */
+export const announcementSchema = z.strictObject({
+  origin: count,
+  body: z.discriminatedUnion("kind", [
+    z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
+    z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
+    z.strictObject({ kind: z.literal("report"), report: reportSchema }),
+    z.strictObject({ kind: z.literal("failure"), failure: failureSchema }),
+  ]),
+});
+export type Announcement = z.infer<typeof announcementSchema>;
+export type AnnouncementBody = Announcement["body"];
+
+/** The value of a peer's JSON. Throws ProtocolError where it is not of the schema. */
+export function parseMessage<Schema extends z.ZodType>(schema: Schema, bytes: Uint8Array): z.infer<Schema> {
+  let value: unknown;
+  try {
+    value = JSON.parse(Buffer.from(bytes).toString("utf8"));
+  } catch {
+    throw new ProtocolError("a message is not JSON", "run the same build on every node");
+  }
+  return checkMessage(schema, value);
+}
+
+export function checkMessage<Schema extends z.ZodType>(schema: Schema, value: unknown): z.infer<Schema> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw new ProtocolError(
+    `a message is malformed: ${issue?.path.join(".")} ${issue?.message}`,
+    "run the same build on every node",
+  );
+}
+
+export function encodeMessage(value: unknown): Uint8Array {
+  return Buffer.from(JSON.stringify(value), "utf8");
+}
