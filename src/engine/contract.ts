@@ -18,6 +18,8 @@ export const ENGINE_KINDS = ["wasm", "wasm-exact"] as const;
 export type EngineKind = (typeof ENGINE_KINDS)[number];
 
 export interface Kernels {
+  // Products: m, n and k are at least 1. Every element is one chain over k from zero, the same in all three, so its bits
+  // depend on k and its two factors alone: rows give the same result alone as in a larger micro-batch.
   /** c[m,n] = a[m,k] · b[k,n]. */
   matmul(a: number, b: number, c: number, m: number, n: number, k: number, scratch: number): void;
   /** c[m,n] = a[m,k] · b[n,k]ᵀ. */
@@ -29,7 +31,10 @@ export interface Kernels {
 
   /** y[rows,columns] += bias[columns], in place. */
   addBias(y: number, bias: number, rows: number, columns: number): void;
-  /** gradient[columns] += Σ_rows dy[rows,columns]: the column's sum is completed from zero in row order, then added once. */
+  /**
+   * gradient[columns] += Σ_rows dy[rows,columns]: the column's sum is completed from zero in row order, then added once.
+   * Needs columns · 4 bytes of scratch.
+   */
   sumRowsAdd(dy: number, gradient: number, rows: number, columns: number, scratch: number): void;
 
   /** y = activation(x), count elements; y may be x. */
@@ -45,7 +50,8 @@ export interface Kernels {
   /**
    * Softmax and cross-entropy. logits[rows,classes] float32, labels[rows] int32 (negative: the row does not count).
    * Writes gradient[rows,classes] = (softmax − onehot) · scale, the sum of the rows' losses as float64 at `loss`, and the
-   * number of rows whose largest logit (ties: lowest class) is the label as int32 at `correct`.
+   * number of rows whose largest logit (ties: lowest class) is the label as int32 at `correct`. A label beyond
+   * the classes makes the loss NaN.
    */
   softmaxCrossEntropy(
     logits: number,

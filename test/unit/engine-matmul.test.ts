@@ -146,6 +146,18 @@ describe.each(ENGINE_KINDS)("%s", (kind) => {
     }
   });
 
+  test.each(PRODUCTS)("%s reads nothing beyond its factors, even at the end of the memory", (product) => {
+    for (const { m, n, k } of SIZES.filter((sizes) => sizes.m * sizes.n * sizes.k < 2_000)) {
+      const bench = new Workbench(kind);
+      const [small, c] = [bench.place(new Float32Array(Math.max(m, n) * k)), bench.room(m * n)];
+      const scratch = bench.room(bench.kernels.matmulScratchBytes(m, n, k) / 4);
+      const endBytes = bench.memory.memory.buffer.byteLength;
+      // A read beyond the end is a trap.
+      bench.kernels[product](endBytes - m * k * 4, small.address, c.address, m, n, k, scratch.address);
+      bench.kernels[product](small.address, endBytes - n * k * 4, c.address, m, n, k, scratch.address);
+    }
+  });
+
   test("NaN and infinity reach exactly the elements that they belong to", () => {
     const sizes = { m: 6, n: 11, k: 5 };
     const a = randomFloats(30, PINNED_SEED);
