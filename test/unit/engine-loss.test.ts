@@ -78,7 +78,12 @@ describe.each(ENGINE_KINDS)("%s", (kind) => {
     const logits = Float32Array.from({ length: 2 * count }, (_, index) =>
       index % 2 === 0 ? (-110 * index) / 2 / count : 0,
     );
-    const { gradient } = run(kind, logits, Array.from({ length: count }, () => 1), 1);
+    const { gradient } = run(
+      kind,
+      logits,
+      Array.from({ length: count }, () => 1),
+      1,
+    );
     const p = gradient.filter((_, index) => index % 2 === 0);
     const exactP = (index: number): number => 1 / (1 + Math.exp(-logits[2 * index]!));
     expect(worstUlp(p, exactP)).toBeLessThanOrEqual(4);

@@ -2,8 +2,8 @@
  * @file Matrix products. Every element is one chain over k, from zero upwards, whatever m, n, the transposition and the
  * element's place in a tile: so a product has the same bits however its rows are cut into micro-batches. All three
  * products run the same tile of 4 rows x 8 columns: 8 sums, 2 vectors of b and one broadcast element of a fit the
- * 15 vector registers that V8 has to give on x64, with one to spare for the product where it is not fused. (4 x 12 spills: half
- * the speed; 6 x 8 is 8 % faster fused, a third slower exact, and wastes rows at 16.) After Goto and van de Geijn 2008.
+ * 15 vector registers that V8 has to give on x64, with one to spare for the product where it is not fused. (Measured: 4 x 12,
+ * one register too many, half the speed; 6 x 8 8 % faster fused, a third slower exact, and 16 rows do not fill it.) After Goto and van de Geijn 2008.
  */
 import { multiplyAdd } from "./lanes";
 import { packColumns, packRows, panelPitchBytes } from "./pack";
@@ -39,7 +39,7 @@ function tile(
   let s20 = s00, s21 = s00;
   let s30 = s00, s31 = s00;
   const end = panel + k * (TILE_COLUMNS << 2);
-  // Not unrolled: V8 then hoists the loads of several steps and spills the sums (measured: 34 GFLOP/s instead of 51).
+  // Not unrolled: by four it was measured at 34 GFLOP/s instead of 49.
   do {
     const b0 = v128.load(panel);
     const b1 = v128.load(panel, 16);
