@@ -5,7 +5,7 @@ import { peakRssBytes } from "../../src/runtime/process-sample.ts";
 import type { Member } from "../core/formation.ts";
 import type { LayerRange } from "../core/partition.ts";
 import type { EdgeCounters } from "./edges.ts";
-import type { StageClockwork } from "./stage-clockwork.ts";
+import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 
 export interface ReportSource {
   /** SHA-256 of each layer of the segment, before the first and after the last step. */

@@ -19,7 +19,7 @@ import type { StageInput, StageOperation, StageOutput } from "../core/stage-mess
 import type { StageMachine } from "../core/stage.ts";
 import type { Edges } from "./edges.ts";
 import { encodeMessage, parseMessage, wordSchema, type Failure, type Word } from "./messages.ts";
-import { StageClockwork } from "./stage-clockwork.ts";
+import { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { keyOf, StageTensors } from "./tensors.ts";
 
 export interface StageEvents {
@@ -252,14 +252,14 @@ export class StageDriver {
         if (operation.kind === "evaluate") this.#tensors.fillEvaluation(operation.slot, operation.index);
         else this.#beginForward(operation.slot, operation.step, operation.microBatch);
         const { kind, slot } = operation;
-        const result = await this.#timed(() => compute.run<"forward" | "evaluate">({ kind, slot }));
+        const result = await this.clockwork.timed(() => compute.run<"forward" | "evaluate">({ kind, slot }));
         if (operation.kind === "forward")
           this.#note("F", operation.step, operation.microBatch, result.startMs, result.endMs);
         if (result.notFiniteLayer >= 0) return this.#notFinite(result.notFiniteLayer);
         return result;
       }
       case "backward": {
-        const { startMs, boundaryMs, endMs } = await this.#timed(() =>
+        const { startMs, boundaryMs, endMs } = await this.clockwork.timed(() =>
           compute.run<"backward">({ kind: "backward", slot: operation.slot }),
         );
         this.#note("B", operation.step, operation.microBatch, startMs, boundaryMs);
@@ -267,7 +267,7 @@ export class StageDriver {
         return nothing;
       }
       case "update": {
-        const { startMs, endMs } = await this.#timed(() =>
+        const { startMs, endMs } = await this.clockwork.timed(() =>
           compute.run<"update">({ kind: "update", step: operation.step }),
         );
         this.#note("update", operation.step, 0, startMs, endMs);
@@ -276,7 +276,7 @@ export class StageDriver {
       }
       case "save": {
         const file = events.shardFile(operation.completedSteps);
-        const result = await this.#timed(() =>
+        const result = await this.clockwork.timed(() =>
           compute.run<"save">({ kind: "save", file, step: operation.completedSteps }),
         );
         events.saved(operation.completedSteps, file, result);
@@ -305,15 +305,6 @@ export class StageDriver {
     const waitedFromMs = this.clockwork.noteOperation(kind, startMs, endMs);
     if (waitedFromMs !== undefined) timeline.add("wait", step, microBatch, waitedFromMs, startMs);
     timeline.add(kind, step, microBatch, startMs, endMs);
-  }
-
-  async #timed<Result extends { startMs: number; endMs: number; runQueueMs: number }>(
-    run: () => Promise<Result>,
-  ): Promise<Result> {
-    this.clockwork.dispatched();
-    const result = await run();
-    this.clockwork.completed(result);
-    return result;
   }
 
   #sendTensor(

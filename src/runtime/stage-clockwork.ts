@@ -2,15 +2,9 @@
  * @file The times of one stage: its account from the first step's start to the last step's end, the steady part of it, the
  * medians of its operations and steps.
  */
-import {
-  idlePercent,
-  noTime,
-  type TimeAccount,
-  type TimeSplit,
-  type WorkerInterval,
-} from "../../src/metrics/accounting.ts";
-import { median } from "../../src/metrics/summary.ts";
-import type { ThreadSampler } from "../../src/runtime/process-sample.ts";
+import { idlePercent, noTime, type TimeAccount, type TimeSplit, type WorkerInterval } from "../metrics/accounting.ts";
+import { median } from "../metrics/summary.ts";
+import type { ThreadSampler } from "./process-sample.ts";
 
 /** Newest durations that a median is taken over. */
 const KEPT_DURATIONS = 2048;
@@ -49,12 +43,12 @@ export class StageClockwork {
     this.#sampler = sampler;
   }
 
-  dispatched(): void {
+  /** Runs one operation of the worker, and books what it took. */
+  async timed<Result extends WorkerInterval>(run: () => Promise<Result>): Promise<Result> {
     this.#account.dispatched(this.#sampler.sample());
-  }
-
-  completed(worker: WorkerInterval): void {
-    this.#account.completed(this.#sampler.sample(), worker);
+    const result = await run();
+    this.#account.completed(this.#sampler.sample(), result);
+    return result;
   }
 
   /** Called before the step's first forward. */

@@ -1,0 +1,153 @@
+/**
+ * @file The ring's public face: found one or join one, then train.
+ *
+ * ```ts
+ * const ring = await joinRing({ role: { kind: "founder", job, data }, folder, transport, … });
+ * const { summary } = await ring.train();
+ * ```
+ */
+import { chooseEngines, type EngineChoice } from "../src/runtime/engines.ts";
+import type { DataSet } from "../src/data/dataset.ts";
+import type { RunFolder } from "../src/metrics/run-folder.ts";
+import type { Transport } from "../src/net/transport.ts";
+import { Feeder } from "../src/runtime/feeder.ts";
+import { measureLayerCosts } from "../src/runtime/compute-costs.ts";
+import { defined } from "../src/types/assert.ts";
+import { stageIndex } from "../src/types/ids.ts";
+import type { Candidate, View } from "./core/formation.ts";
+import { slotCount, type ScheduleKind } from "./core/schedule.ts";
+import { EdgeInbox } from "./runtime/edges.ts";
+import { foundRing, joinFounder, redirectNewcomers } from "./runtime/founding.ts";
+import type { Job } from "./runtime/messages.ts";
+import { RingNode, type RunOutcome } from "./runtime/node.ts";
+
+export type { Job } from "./runtime/messages.ts";
+export type { RunOutcome } from "./runtime/node.ts";
+export type { View } from "./core/formation.ts";
+export { cutLayers } from "./core/partition.ts";
+
+/** Micro-batches that a node has room for. */
+export function scheduleSlots(kind: ScheduleKind, stages: number, microBatches: number, stage: number): number {
+  return slotCount(kind, stages, microBatches, stageIndex(stage));
+}
+
+/** How a node comes into its ring. */
+export type RingRole =
+  | { readonly kind: "founder"; readonly job: Job; readonly data: DataSet }
+  /** `expected`: settings that must be the job's, or the node is refused. */
+  | {
+      readonly kind: "joiner";
+      readonly address: string;
+      readonly expected: Readonly<Record<string, string | number | null>>;
+    };
+
+export interface RingInit {
+  readonly role: RingRole;
+  /** Nodes with the same value share a disk: one of them writes the results. */
+  readonly machine: string;
+  /** Place in the join order that a launcher wishes; null: as it comes. */
+  readonly wish: number | null;
+  readonly invite: string | null;
+  readonly transport: Transport;
+  readonly onPresent: (present: number, size: number) => void;
+  readonly onCommitted: (step: number, loss: number) => void;
+}
+
+/** A node that knows its ring. */
+export interface Ring {
+  readonly job: Job;
+  readonly view: View;
+  readonly node: number;
+  /** Once the folder for the results is there. Throws the error that ended the run, on whichever node it happened. */
+  train(folder: RunFolder): Promise<RunOutcome>;
+  requestStop(): void;
+  describe(): ReturnType<RingNode["describe"]>;
+}
+
+/**
+ * Founds a ring and waits until it is whole, or joins one through any member.
+ * Throws NetworkError where nobody answers or the ring refuses.
+ */
+export async function joinRing(init: RingInit): Promise<Ring> {
+  const { role, transport } = init;
+  const inbox = new EdgeInbox();
+  await inbox.listen(transport);
+  const { job, view } =
+    role.kind === "founder" ? await found(init, role) : await join(init, role.address, role.expected);
+  const { node } = defined(
+    view.members.find((member) => member.peerId === transport.peerId),
+    "a decided view holds this peer",
+  );
+  const { seed, batch, microBatches } = job.settings;
+  const feeder = role.kind === "founder" ? new Feeder(role.data, { seed, batch, microBatches }) : undefined;
+  return new JoinedRing(job, view, node, { transport, inbox, feeder, onCommitted: init.onCommitted });
+}
+
+function candidateOf(init: RingInit, engines: EngineChoice): Candidate {
+  const { transport, machine, wish } = init;
+  return { peerId: transport.peerId, addresses: transport.addresses, machine, engines: engines.ids, wish };
+}
+
+async function found(init: RingInit, { job }: Extract<RingRole, { kind: "founder" }>) {
+  const { settings } = job;
+  const engines = chooseEngines(settings.engine);
+  const { model, batch, microBatches, optimizer } = settings;
+  const costs = measureLayerCosts(model, batch / microBatches, defined(engines.kinds[0], "an engine"), optimizer);
+  const layerCosts = costs.map(
+    (cost) => microBatches * (cost.forwardUs + cost.backwardInputUs + cost.backwardWeightUs) + cost.updateUs,
+  );
+  const { transport, invite, onPresent } = init;
+  const founder = candidateOf(init, engines);
+  const view = await foundRing({ job, founder, layerCosts, engines: engines.kinds, invite, transport, onPresent });
+  return { job, view };
+}
+
+async function join(init: RingInit, address: string, expected: Readonly<Record<string, string | number | null>>) {
+  const { transport, invite, onPresent } = init;
+  const candidate = candidateOf(init, chooseEngines("auto"));
+  let founder: readonly string[] | undefined = [address];
+  await redirectNewcomers(transport, () => founder);
+  const joined = await joinFounder({ address, candidate, expected, invite, transport, onPresent });
+  founder = joined.view.members[0]?.addresses;
+  return joined;
+}
+
+interface Components {
+  readonly transport: Transport;
+  readonly inbox: EdgeInbox;
+  readonly feeder: Feeder | undefined;
+  readonly onCommitted: (step: number, loss: number) => void;
+}
+
+class JoinedRing implements Ring {
+  readonly job: Job;
+  readonly view: View;
+  readonly node: number;
+  readonly #components: Components;
+  #ringNode: RingNode | undefined;
+  #isStopWanted = false;
+
+  constructor(job: Job, view: View, node: number, components: Components) {
+    this.job = job;
+    this.view = view;
+    this.node = node;
+    this.#components = components;
+  }
+
+  async train(folder: RunFolder): Promise<RunOutcome> {
+    const { job, view, node } = this;
+    this.#ringNode = new RingNode({ job, view, node, folder, ...this.#components });
+    if (this.#isStopWanted) this.#ringNode.requestStop();
+    return this.#ringNode.train();
+  }
+
+  requestStop(): void {
+    this.#isStopWanted = true;
+    this.#ringNode?.requestStop();
+  }
+
+  describe(): ReturnType<RingNode["describe"]> {
+    const { firstStep } = this.job;
+    return this.#ringNode?.describe() ?? { step: firstStep, phase: "joining", credits: 0, idlePercent: 0, losses: [] };
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * @file Starts the local nodes of a ring and watches them. It schedules nothing: when it is killed, the nodes go on. Nodes
+ * have sessions of their own, so that Ctrl-C reaches this process alone, which then ends the run in order.
+ */
+import { fork, type ChildProcess } from "node:child_process";
+import { join } from "node:path";
+import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
+import { ToldFailure, type ToldError } from "./failure.ts";
+import type { ParentMessage } from "./node.ts";
+import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
+import type { NodeEvent, NodeProcessInit } from "./run-node.ts";
+import type { RunRequest, RunResult } from "./train.ts";
+
+/** How long the other nodes may take to end after one has failed before the ring was whole. */
+const END_LIMIT_MS = 5_000;
+
+export async function launchRing(request: RunRequest, progress: Progress): Promise<RunResult> {
+  return new Launcher(request, progress).run();
+}
+
+interface Child {
+  readonly process: ChildProcess;
+  readonly wish: number;
+  readonly exited: Promise<void>;
+  end: { readonly code: number | null; readonly signal: string | null } | undefined;
+}
+
+class Launcher {
+  readonly #request: RunRequest;
+  readonly #progress: Progress;
+  readonly #children: Child[] = [];
+  readonly #failures: ToldError[] = [];
+  #summary: Record<string, unknown> | undefined;
+  #isFormed = false;
+  #interrupts = 0;
+
+  constructor(request: RunRequest, progress: Progress) {
+    this.#request = request;
+    this.#progress = progress;
+  }
+
+  async run(): Promise<RunResult> {
+    const onSignal = (): void => this.#interrupt();
+    process.on("SIGINT", onSignal);
+    process.on("SIGTERM", onSignal);
+    try {
+      this.#startFounder();
+      // Joiners are started when the founder says where it listens, so the list grows while we wait.
+      for (let index = 0; index < this.#children.length; index += 1) await this.#children[index]!.exited;
+      return this.#result();
+    } finally {
+      process.off("SIGINT", onSignal);
+      process.off("SIGTERM", onSignal);
+      for (const child of this.#children) if (child.end === undefined) child.process.kill("SIGKILL");
+    }
+  }
+
+  #startFounder(): void {
+    const { settings, force, resume, out, invite } = this.#request;
+    const role = { kind: "founder", settings, force, resume } as const;
+    this.#start({ role, out, invite, wish: 0, listen: [this.#listen] });
+  }
+
+  /** Only a ring that waits for others listens beyond this machine. */
+  get #listen(): string {
+    const { local, settings, listen } = this.#request;
+    return listen ?? (local < settings.nodes ? "/ip4/0.0.0.0/tcp/0" : "/ip4/127.0.0.1/tcp/0");
+  }
+
+  #startJoiners(addresses: readonly string[]): void {
+    const { settings, local, out, invite } = this.#request;
+    const address = addresses.find((each) => each.startsWith("/ip4/127.")) ?? addresses[0];
+    if (address === undefined) return;
+    if (local < settings.nodes) this.#tellHowToJoin(addresses, settings.nodes - local);
+    for (let wish = 1; wish < local; wish += 1) {
+      const role = { kind: "joiner", address, expected: {}, force: null } as const;
+      this.#start({ role, out, invite, wish, listen: [this.#listen.replace(/\/tcp\/\d+/, "/tcp/0")] });
+    }
+  }
+
+  #tellHowToJoin(addresses: readonly string[], missing: number): void {
+    const token = this.#request.invite === null ? "" : ` --invite ${this.#request.invite}`;
+    this.#progress.say(`waiting for ${missing} more ${missing === 1 ? "node" : "nodes"}; on each machine run one of:`);
+    for (const each of addresses) this.#progress.say(`  ringtmp join ${each}${token}`);
+  }
+
+  #start(init: NodeProcessInit): void {
+    const child = fork(new URL("./main.ts", import.meta.url), ["node"], {
+      detached: true,
+      stdio: ["ignore", "ignore", "ignore", "ipc"],
+    });
+    const exited = Promise.withResolvers<void>();
+    const entry: Child = { process: child, wish: init.wish ?? 0, exited: exited.promise, end: undefined };
+    this.#children.push(entry);
+    child.on("message", (event: NodeEvent) => this.#hear(entry, event));
+    child.on("error", () => {});
+    child.on("exit", (code, signal) => {
+      entry.end = { code, signal };
+      if (code !== ExitCode.done) this.#childFailed();
+      exited.resolve();
+    });
+    const message: ParentMessage = { kind: "init", init, orphans: this.#request.settings.orphans };
+    child.send(message);
+  }
+
+  #hear(child: Child, event: NodeEvent): void {
+    const { settings } = this.#request;
+    switch (event.kind) {
+      case "listening":
+        if (child.wish === 0) this.#startJoiners(event.addresses);
+        return;
+      case "present":
+        if (child.wish === 0) this.#progress.waiting(`${event.present} of ${event.size} nodes are here`);
+        return;
+      case "formed":
+        if (child.wish === 0) this.#formed(event);
+        return;
+      case "committed":
+        if (child.wish === 0) this.#progress.step(event.step, settings.steps, event.loss);
+        return;
+      case "done":
+        this.#summary ??= event.summary;
+        return;
+      case "failed":
+        this.#failures.push(event.error);
+        return;
+    }
+  }
+
+  #formed(event: Extract<NodeEvent, { kind: "formed" }>): void {
+    this.#isFormed = true;
+    const { settings, out } = this.#request;
+    const { estimate } = event;
+    this.#progress.say(
+      `ring of ${settings.nodes} nodes, job ${event.job}; results in ${out}, logs in ${join(out, "logs")}`,
+    );
+    if (estimate === null) return;
+    const { stepMs, runSeconds, nodeBytesMax } = estimate;
+    const time = `about ${formatSeconds(runSeconds)} (${stepMs.toFixed(1)} ms a step)`;
+    this.#progress.say(`estimate: ${time}, up to ${formatBytes(nodeBytesMax)} of memory a node`);
+  }
+
+  /** Before the ring is whole nobody can go on: the others are ended too. Afterwards the ring itself decides. */
+  #childFailed(): void {
+    if (this.#isFormed) return;
+    for (const child of this.#children) {
+      if (child.end !== undefined) continue;
+      child.process.kill("SIGTERM");
+      setTimeout(() => child.end ?? child.process.kill("SIGKILL"), END_LIMIT_MS).unref();
+    }
+  }
+
+  #interrupt(): void {
+    this.#interrupts += 1;
+    if (this.#interrupts > 1) {
+      for (const child of this.#children) child.process.kill("SIGKILL");
+      process.exit(ExitCode.interrupted);
+    }
+    this.#progress.say("interrupted: finishing the step and writing the results (once more ends at once)");
+    const message: ParentMessage = { kind: "stop" };
+    for (const child of this.#children) if (child.process.connected) child.process.send(message);
+  }
+
+  #result(): RunResult {
+    const lost = this.#failures.find((failure) => failure.exitCode === ExitCode.lost);
+    const failure = lost ?? this.#failures.find((each) => each.name !== InterruptedError.name) ?? this.#failures[0];
+    if (this.#summary !== undefined && failure === undefined) {
+      return { summary: this.#summary, interrupted: this.#interrupts > 0 };
+    }
+    this.#progress.end();
+    if (failure !== undefined) throw new ToldFailure(failure);
+    const dead = this.#children.find((child) => child.end?.code !== ExitCode.done);
+    const how = dead?.end?.signal ?? `exit code ${dead?.end?.code}`;
+    throw new NodeLostError(
+      `node ${dead?.wish} ended with ${how} before the run was done`,
+      `see ${join(this.#request.out, "logs")}`,
+    );
+  }
+}

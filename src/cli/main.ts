@@ -1,0 +1,193 @@
+/**
+ * @file The command line. Each command's code is loaded when it runs, so that `status` does not wait for a network stack.
+ */
+import { Command, CommanderError } from "commander";
+import { ExitCode, UsageError } from "../types/errors.ts";
+import { BUILD } from "../config/fingerprint.ts";
+import { SETTING_NAMES, type SettingName } from "../config/settings.ts";
+import { printError, tellError, ToldFailure } from "./failure.ts";
+import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
+
+const LATER_COMMANDS = [
+  ...["why", "doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "plot", "report"],
+  ...["plan", "simulate", "generate"],
+];
+
+type Options = Readonly<Record<string, unknown>>;
+
+function build(): Command {
+  const program = new Command("ringtmp")
+    .description(
+      "Train one neural network over a ring of computers: each holds a segment and talks to its neighbours only.",
+    )
+    .version(BUILD)
+    .option("--debug", "print the stack of an error")
+    .exitOverride()
+    .showHelpAfterError("(ringtmp --help lists every command)")
+    .configureOutput({ outputError: (text, write) => write(text) });
+  addRunCommands(program);
+  addJobCommands(program);
+  addFolderCommands(program);
+  program
+    .command("node", { hidden: true })
+    .description("a node's process, started by up")
+    .action(async () => (await import("./node.ts")).runNodeCommand());
+  return program;
+}
+
+function addRunCommands(program: Command): void {
+  const up = program.command("up").description("found a ring of local node processes and train, with a live view");
+  addRunFlags(
+    addTrainingFlags(
+      up,
+      SETTING_NAMES.filter((name) => name !== "system"),
+    ),
+  )
+    .option("--local <count>", "start only so many of the nodes here; the others join from elsewhere")
+    .option("--listen <multiaddr>", "where nodes listen (default: 127.0.0.1, or every interface with --local)")
+    .option("--invite <token>", "who joins must know this token")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ringtmp up\n  ringtmp up -n 4 --model mlp:784-512-512-512-10 --data digits --steps 300 --out results/runs/first\n  ringtmp up -n 4 --local 2        (two more join with the command that it prints)",
+    )
+    .action(async (options: Options) => run((await import("./train.ts")).train({ ...options, system: "ring" })));
+  const train = program.command("train").description("train on any system; without a live view");
+  addRunFlags(addTrainingFlags(train))
+    .addHelpText(
+      "after",
+      "\nExample:\n  ringtmp train --system serial --data digits --steps 100 --out results/runs/serial --json",
+    )
+    .action(async (options: Options) => run((await import("./train.ts")).train(options)));
+  const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
+  addTrainingFlags(join.description("add a node from this or another machine to a ring that is forming"), EXPECTABLE)
+    .option("--invite <token>", "the token that the founder asked for")
+    .option("--listen <multiaddr>", "where this node listens (default: every interface, any port)")
+    .option("--out <folder>", "where this machine's results go")
+    .option("--force", "replace the run in --out")
+    .option("--json", "print the summary as JSON, alone, on standard output")
+    .option("--quiet", "no progress")
+    .addHelpText(
+      "after",
+      "\nTraining flags given here must be the job's, or the ring refuses this node.\n\nExample:\n  ringtmp join /ip4/192.168.1.5/tcp/40123/p2p/12D3KooW…",
+    )
+    .action(async (address: string, options: Options) => run((await import("./join.ts")).join(address, options)));
+}
+
+/** Settings that a joiner may insist on. */
+const EXPECTABLE: readonly SettingName[] = [
+  "model",
+  "data",
+  "seed",
+  "batch",
+  "microBatches",
+  "optimizer",
+  "lr",
+  "steps",
+  "schedule",
+];
+
+function addRunFlags(command: Command): Command {
+  return command
+    .option("--out <folder>", "where the results go (default: a new folder in results/runs)")
+    .option("--force", "replace the run in --out")
+    .option("--resume <folder>", "go on from a run's newest checkpoint, in its folder")
+    .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
+    .option("--json", "print the summary as JSON, alone, on standard output")
+    .option("--quiet", "no progress");
+}
+
+function addJobCommands(program: Command): void {
+  program
+    .command("status")
+    .description("nodes, segments, step, loss and idle time of a running job")
+    .option("--job <job>", "the job's folder, name or id; not needed where one runs")
+    .option("--json", "as JSON")
+    .addHelpText("after", "\nExample:\n  ringtmp status --job results/runs/first")
+    .action(async (options: Options) => run((await import("./jobs.ts")).status(options)));
+  program
+    .command("jobs")
+    .description("running jobs of this user on this machine")
+    .option("--json", "as JSON")
+    .addHelpText("after", "\nExample:\n  ringtmp jobs")
+    .action(async (options: Options) => run((await import("./jobs.ts")).jobs(options)));
+  program
+    .command("stop")
+    .argument("<job>", "the job's folder, name or id")
+    .description("end a running job in order: it finishes its step and writes its results")
+    .addHelpText("after", "\nExample:\n  ringtmp stop results/runs/first")
+    .action(async (job: string) => run((await import("./jobs.ts")).stop(job)));
+}
+
+function addFolderCommands(program: Command): void {
+  program
+    .command("evaluate")
+    .argument("<run>", "a run's folder")
+    .description("accuracy and loss of a run's newest checkpoint on the test set")
+    .option("--json", "as JSON")
+    .option("--data-dir <folder>", "where the data is, if not where the run found it")
+    .addHelpText("after", "\nExample:\n  ringtmp evaluate results/runs/first")
+    .action(async (folder: string, options: Options) =>
+      run((await import("./artifacts.ts")).evaluate(folder, options)),
+    );
+  program
+    .command("export")
+    .argument("<run>", "a run's folder")
+    .description("write a run's weights as one safetensors file")
+    .option("--step <step>", "0 for the initial weights, or a step that has a checkpoint (default: the newest)")
+    .option("--out <file>", "the file (default: <run>/model-<step>.safetensors)")
+    .addHelpText("after", "\nExample:\n  ringtmp export results/runs/first --out model.safetensors")
+    .action(async (folder: string, options: Options) =>
+      run((await import("./artifacts.ts")).exportModel(folder, options)),
+    );
+  const data = program.command("data").description("data sets: what there is, download, order of the samples");
+  data
+    .command("list")
+    .description("data sets and how to name them")
+    .action(async () => run((await import("./data.ts")).list()));
+  data
+    .command("get")
+    .argument("<name>", "mnist or fashion-mnist")
+    .description("download a data set and check it")
+    .option("--data-dir <folder>", "where to put it")
+    .addHelpText("after", "\nExample:\n  ringtmp data get mnist")
+    .action(async (name: string, options: Options) => run((await import("./data.ts")).get(name, options)));
+  addTrainingFlags(data.command("batches"), ["data", "dataDir", "seed", "batch", "microBatches", "steps"])
+    .description("the sample indices of each step's micro-batches, as JSON lines")
+    .option("--dump <file>", "write them there instead of to standard output")
+    .addHelpText("after", "\nExample:\n  ringtmp data batches --data digits --steps 3 --dump batches.jsonl")
+    .action(async (options: Options) => run((await import("./data.ts")).batches(options)));
+}
+
+/** A command gives its exit code; errors are printed in one place. */
+async function run(command: Promise<number>): Promise<void> {
+  process.exitCode = await command;
+}
+
+function refuseLaterCommands(argv: readonly string[]): void {
+  const [command] = argv.filter((argument) => !argument.startsWith("-"));
+  if (command !== undefined && LATER_COMMANDS.includes(command)) {
+    throw new UsageError(`ringtmp ${command}: not in this version`, "ringtmp --help lists what there is");
+  }
+}
+
+async function main(): Promise<void> {
+  const argv = process.argv.slice(2);
+  const debug = argv.includes("--debug");
+  const arguments_ = argv.filter((argument) => argument !== "--debug");
+  try {
+    refuseLaterCommands(arguments_);
+    refuseLaterFlags(arguments_);
+    await build().parseAsync(arguments_, { from: "user" });
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Commander has printed what is wrong, or the help that was asked for.
+      process.exitCode = error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
+      return;
+    }
+    const told = error instanceof ToldFailure ? error.told : tellError(error, undefined);
+    printError(told, debug);
+    process.exitCode = told.exitCode;
+  }
+}
+
+await main();

@@ -1,0 +1,57 @@
+/**
+ * @file A node's process, started by `up`: its parent tells it what to be in the first message and hears its events. The
+ * parent may die: the node finishes the run, or ends with it, as `--orphans` says.
+ */
+import { NodeProcess, type NodeEvent, type NodeProcessInit } from "./run-node.ts";
+import { ExitCode } from "../types/errors.ts";
+
+export type ParentMessage =
+  | { readonly kind: "init"; readonly init: NodeProcessInit; readonly orphans: "finish" | "end" }
+  | { readonly kind: "stop" };
+
+/** Progress goes to the parent at most this often. */
+const COMMITTED_INTERVAL_MS = 50;
+
+export async function runNodeCommand(): Promise<void> {
+  const first = Promise.withResolvers<Extract<ParentMessage, { kind: "init" }>>();
+  let node: NodeProcess | undefined;
+  process.on("message", (message: ParentMessage) => {
+    if (message.kind === "init") first.resolve(message);
+    else node?.requestStop();
+  });
+  const { init, orphans } = await first.promise;
+  process.on("disconnect", () => {
+    if (orphans === "end") process.exit(ExitCode.interrupted);
+  });
+  // A user may end one node with a signal: the ring then stops in order.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => node?.requestStop());
+  node = new NodeProcess(init, throttled(tellParent));
+  const failure = await node.run();
+  process.exitCode = failure?.exitCode ?? ExitCode.done;
+  if (process.connected) process.disconnect();
+}
+
+function tellParent(event: NodeEvent): void {
+  // The parent may be gone at any moment: then nobody listens, and that is fine.
+  if (process.connected) process.send?.(event, () => {});
+}
+
+function throttled(emit: (event: NodeEvent) => void): (event: NodeEvent) => void {
+  let held: NodeEvent | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  const flush = (): void => {
+    clearTimeout(timer);
+    timer = undefined;
+    if (held !== undefined) emit(held);
+    held = undefined;
+  };
+  return (event) => {
+    if (event.kind !== "committed") {
+      flush();
+      emit(event);
+      return;
+    }
+    held = event;
+    timer ??= setTimeout(flush, COMMITTED_INTERVAL_MS).unref();
+  };
+}

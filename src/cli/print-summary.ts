@@ -1,0 +1,36 @@
+/** @file A run's result on standard output: for people, or as the JSON of `summary.json`. */
+import { formatBytes, formatSeconds } from "./progress.ts";
+
+export function printSummary(summary: Readonly<Record<string, unknown>>, out: string, asJson: boolean): void {
+  process.stdout.write(asJson ? `${JSON.stringify(summary)}\n` : `${describe(summary, out)}\n`);
+}
+
+function describe(summary: Readonly<Record<string, unknown>>, out: string): string {
+  const number = (name: string, digits: number): string => {
+    const value = summary[name];
+    return typeof value === "number" ? value.toFixed(digits) : "none";
+  };
+  const { system, nodes, model, steps, schedule, engine, testAccuracy } = summary;
+  const accuracy = typeof testAccuracy === "number" ? `${(100 * testAccuracy).toFixed(1)} %` : "not measured";
+  const lines = [
+    [
+      "system",
+      `${system}, ${nodes} ${nodes === 1 ? "node" : "nodes"}${schedule === null ? "" : `, ${schedule}`}, engine ${engine}`,
+    ],
+    ["model", `${model} (${summary["parameters"]} parameters)`],
+    ["loss", `${number("firstLoss", 4)} to ${number("finalLoss", 4)} in ${steps} steps`],
+    ["test accuracy", accuracy],
+    [
+      "time",
+      `${formatSeconds(Number(summary["wallMs"]) / 1000)}, ${number("stepMsMedian", 1)} ms a step, ${number("samplesPerSecond", 0)} samples/s`,
+    ],
+    [
+      "idle",
+      `${number("idlePercentSteady", 1)} % steady (theory ${number("idlePercentTheory", 1)} %), run queue ${number("runQueuePercent", 1)} %`,
+    ],
+    ["memory", `${formatBytes(Number(summary["peakRssBytesMax"]))} at most in a process`],
+    ["weights", `sha256 ${String(summary["weightsSha256"])}`],
+    ["results", out],
+  ];
+  return lines.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}`).join("\n");
+}

@@ -1,0 +1,212 @@
+/**
+ * @file One node's life in this process: folder, transport, formation, training, local control socket, log. Founders bring the
+ * job and the data; joiners get the job from the ring.
+ */
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
+import { hostname } from "node:os";
+import { joinRing, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
+import type { Settings } from "../config/settings.ts";
+import type { DataSet } from "../data/dataset.ts";
+import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
+import { createLibp2pTransport } from "../net/libp2p.ts";
+import type { Transport } from "../net/transport.ts";
+import { newestCheckpoint } from "../runtime/checkpoint.ts";
+import { nowMs } from "../runtime/clock.ts";
+import { loadJobData } from "../runtime/job-data.ts";
+import { entryFor, serveControl } from "../runtime/process-control.ts";
+import { describeEnvironment } from "../runtime/process-environment.ts";
+import { openLog, type Logger } from "../runtime/process-log.ts";
+import { InterruptedError } from "../types/errors.ts";
+import { estimateRun, type RunEstimate } from "./estimate.ts";
+import { tellError, type ToldError } from "./failure.ts";
+import { layersOf } from "./layers.ts";
+
+export interface NodeProcessInit {
+  readonly role:
+    | { readonly kind: "founder"; readonly settings: Settings; readonly force: boolean; readonly resume: boolean }
+    | {
+        readonly kind: "joiner";
+        readonly address: string;
+        readonly expected: Readonly<Record<string, string | number | null>>;
+        /** Null: the folder is there already, made by the founder on this machine. */
+        readonly force: boolean | null;
+      };
+  readonly out: string;
+  readonly listen: readonly string[];
+  readonly wish: number | null;
+  readonly invite: string | null;
+}
+
+/** What a node tells whoever started it. */
+export type NodeEvent =
+  | { readonly kind: "listening"; readonly addresses: readonly string[] }
+  | { readonly kind: "present"; readonly present: number; readonly size: number }
+  | {
+      readonly kind: "formed";
+      readonly node: number;
+      readonly job: string;
+      readonly steps: number;
+      readonly estimate: RunEstimate | null;
+    }
+  | { readonly kind: "committed"; readonly step: number; readonly loss: number }
+  | { readonly kind: "done"; readonly summary: Record<string, unknown> }
+  | { readonly kind: "failed"; readonly error: ToldError };
+
+export class NodeProcess {
+  readonly #init: NodeProcessInit;
+  readonly #emit: (event: NodeEvent) => void;
+  readonly #stopped = Promise.withResolvers<never>();
+  #folder: RunFolder | undefined;
+  #log: Logger | undefined;
+  #ring: Ring | undefined;
+  #transport: Transport | undefined;
+
+  constructor(init: NodeProcessInit, emit: (event: NodeEvent) => void) {
+    this.#init = init;
+    this.#emit = emit;
+    // Seen by whoever races against it; before that it must not count as unhandled.
+    this.#stopped.promise.catch(() => {});
+  }
+
+  /** In order where the ring is formed; at once before that. */
+  requestStop(): void {
+    if (this.#ring === undefined)
+      this.#stopped.reject(new InterruptedError("interrupted before the ring was whole", "start it again"));
+    else this.#ring.requestStop();
+  }
+
+  /** Runs to the end and tells how it ended; never throws. */
+  async run(): Promise<ToldError | undefined> {
+    try {
+      const { summary } = await this.#live();
+      this.#log?.info("done");
+      this.#emit({ kind: "done", summary });
+      return undefined;
+    } catch (error) {
+      const told = tellError(error, this.#folder?.file("logs"));
+      this.#log?.error({ error: told }, told.message);
+      this.#emit({ kind: "failed", error: told });
+      return told;
+    } finally {
+      await this.#transport?.close();
+    }
+  }
+
+  async #live(): Promise<RunOutcome> {
+    const role = await this.#prepare();
+    const { listen, wish, invite } = this.#init;
+    const folder = this.#folder!;
+    this.#log = openLog(folder.file("logs", `node-${wish ?? `pid-${process.pid}`}.log`));
+    this.#transport = await createLibp2pTransport({ listen });
+    const { peerId, addresses } = this.#transport;
+    this.#log.info({ peerId, addresses }, "listening");
+    this.#emit({ kind: "listening", addresses });
+    const joining = joinRing({
+      ...{ role, wish, invite, transport: this.#transport },
+      machine: machineOf(folder),
+      onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
+      onCommitted: (step, loss) => this.#emit({ kind: "committed", step, loss }),
+    });
+    const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
+    return this.#train(ring, folder);
+  }
+
+  /** The folder, and with the founder the data: what is wrong is said before anything is replaced. */
+  async #prepare(): Promise<RingRole> {
+    const { role, out } = this.#init;
+    if (role.kind === "joiner") {
+      this.#folder = role.force === null ? new RunFolder(out) : RunFolder.create(out, role.force);
+      return { kind: "joiner", address: role.address, expected: role.expected };
+    }
+    const data = await loadJobData(role.settings);
+    const opened = openRun(role.settings, out, role);
+    this.#folder = opened.folder;
+    return { kind: "founder", data, job: newJob(role.settings, data, opened.firstStep) };
+  }
+
+  async #train(ring: Ring, folder: RunFolder): Promise<RunOutcome> {
+    const { job, view, node } = ring;
+    const isWriter = view.members.find((member) => member.machine === view.members[node]!.machine)?.node === node;
+    if (isWriter) {
+      folder.writeJson(RUN_FILES.config, job.settings);
+      folder.writeJson(RUN_FILES.environment, describeEnvironment(view.engine));
+      folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control: "see `ringtmp jobs`" });
+    }
+    this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
+    const entry = entryFor({
+      ...{ job: job.job, name: job.settings.name, system: "ring", node, startedMs: nowMs() },
+      out: realpathSync(folder.path),
+    });
+    const control = await serveControl(entry, (request) => {
+      if (request === "stop") ring.requestStop();
+      return this.#status(ring);
+    });
+    const estimate = node === 0 ? estimateRun(job, view) : null;
+    this.#emit({ kind: "formed", node, job: job.job, steps: job.settings.steps, estimate });
+    try {
+      return await ring.train(folder);
+    } finally {
+      control.close();
+    }
+  }
+
+  #status(ring: Ring): unknown {
+    const { job, view, node } = ring;
+    const { losses, ...stage } = ring.describe();
+    const members = view.members.map((member) => ({
+      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses },
+      layers: [layersOf(view, member.node)],
+    }));
+    const state = stage.phase === "joining" || stage.phase === "created" ? "joining" : "training";
+    const loss = losses.at(-1) ?? null;
+    return {
+      job: job.job,
+      system: "ring",
+      view: view.view,
+      steps: job.settings.steps,
+      node,
+      pid: process.pid,
+      state,
+      loss,
+      ...stage,
+      members,
+    };
+  }
+}
+
+/** A fresh folder, or the one to go on in with what it holds. */
+export function openRun(
+  settings: Settings,
+  out: string,
+  options: { readonly force: boolean; readonly resume: boolean },
+): { readonly folder: RunFolder; readonly firstStep: number } {
+  if (!options.resume) {
+    const folder = RunFolder.create(out, options.force);
+    folder.writeJson(RUN_FILES.config, settings);
+    return { folder, firstStep: 0 };
+  }
+  const folder = new RunFolder(out);
+  const firstStep = newestCheckpoint(folder).manifest.step;
+  folder.cutMetrics(firstStep);
+  folder.writeJson(RUN_FILES.config, settings);
+  return { folder, firstStep };
+}
+
+function newJob(settings: Settings, data: DataSet, firstStep: number): Job {
+  return {
+    job: randomBytes(8).toString("hex"),
+    settings,
+    dataSha256: data.sha256,
+    testCount: data.test.count,
+    firstStep,
+  };
+}
+
+/** Nodes that see the same folder on the same boot of the same machine. */
+function machineOf(folder: RunFolder): string {
+  mkdirSync(folder.path, { recursive: true });
+  const bootFile = "/proc/sys/kernel/random/boot_id";
+  const boot = existsSync(bootFile) ? readFileSync(bootFile, "utf8").trim() : "";
+  return `${hostname()} ${boot} ${realpathSync(folder.path)}`.slice(0, 500);
+}

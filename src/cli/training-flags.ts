@@ -1,0 +1,87 @@
+/** @file The training flags, as `up`, `train` and `join` share them, and the way from flags and config files to settings. */
+import { readFileSync } from "node:fs";
+import { Option, type Command } from "commander";
+import {
+  flagName,
+  LATER_SETTINGS,
+  parseSettings,
+  SETTING_NAMES,
+  settingsSchema,
+  type SettingName,
+  type Settings,
+} from "../config/settings.ts";
+import { UsageError } from "../types/errors.ts";
+
+const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, text: string]>> = {
+  system: ["name", "ring, or serial (one process, the reference)"],
+  nodes: ["count", "nodes of the ring"],
+  model: ["spec", "mlp:784-256-10, with ,activation=relu|gelu|tanh"],
+  data: ["spec", "digits, mnist, fashion-mnist, csv:PATH, synthetic:classes=C,features=F"],
+  dataDir: ["folder", "where the files of mnist or fashion-mnist are"],
+  steps: ["count", "optimizer updates"],
+  batch: ["samples", "samples of a step"],
+  microBatches: ["count", "slices of a batch; they fill the pipeline"],
+  optimizer: ["name", "sgd, momentum, adam, adamw, adagrad"],
+  lr: ["rate", "learning rate"],
+  seed: ["number", "of the initial weights and of the order of the data"],
+  engine: ["name", "auto, wasm, wasm-exact (the same bits on every machine)"],
+  threads: ["count", "compute threads of a node (1 in this version)"],
+  schedule: ["name", "1f1b or gpipe"],
+  laps: ["count", "rounds of a micro-batch through the ring (1 in this version)"],
+  replicas: ["count", "copies of each segment on other nodes (0 in this version)"],
+  balance: ["mode", "off in this version: segments are cut once, by measured cost"],
+  wire: ["type", "f32 in this version"],
+  checkpointEvery: ["steps", "steps between checkpoints; 0: only at the end"],
+  validateEvery: ["steps", "steps between evaluations on the test set; 0: only at the end"],
+  stopAtLoss: ["loss", "end after the first step with at most this loss"],
+  timeline: ["what", "all, none or last:N steps of every node's timeline"],
+  orphans: ["what", "finish or end: what nodes do when their launcher dies"],
+  name: ["name", "a name to find the job by"],
+};
+
+/** Every training flag. Values stay texts until `parseSettings` has read them all. */
+export function addTrainingFlags(command: Command, names: readonly SettingName[] = SETTING_NAMES): Command {
+  for (const name of names) {
+    const [argument, text] = DESCRIPTIONS[name];
+    const flags = name === "nodes" ? `-n, --nodes <${argument}>` : `${flagName(name)} <${argument}>`;
+    const byDefault = settingsSchema.shape[name].parse(undefined) as unknown;
+    command.addOption(new Option(flags, byDefault === null ? text : `${text} (default: ${String(byDefault)})`));
+  }
+  return command;
+}
+
+/** Values that were given, by setting. */
+export function givenSettings(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const given = SETTING_NAMES.filter((name) => options[name] !== undefined).map((name) => [name, options[name]]);
+  return Object.fromEntries(given) as Record<string, unknown>;
+}
+
+/** Flags win over the `--config` file, which wins over the defaults. */
+export function resolveSettings(options: Readonly<Record<string, unknown>>): Settings {
+  const { config } = options;
+  const fromFile = typeof config === "string" ? readConfig(config) : {};
+  return parseSettings({ ...fromFile, ...givenSettings(options) });
+}
+
+export function readConfig(file: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new UsageError(`--config ${file} cannot be read as JSON`, "name a file such as a run's config.json", {
+      cause,
+    });
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw new UsageError(`--config ${file} does not hold an object`, 'write for example { "steps": 100 }');
+}
+
+/** Flags of later versions are told apart from mistakes. */
+export function refuseLaterFlags(argv: readonly string[]): void {
+  for (const argument of argv) {
+    const name = /^--([a-z-]+)/.exec(argument)?.[1];
+    if (name !== undefined && LATER_SETTINGS.includes(name)) {
+      throw new UsageError(`--${name}: not in this version`, "leave it out; ringtmp train --help lists what there is");
+    }
+  }
+}

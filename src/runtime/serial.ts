@@ -1,0 +1,210 @@
+/**
+ * @file One process without a network: the reference for every bit and every speed-up. Each step runs its micro-batches in
+ * order, F then B and W, and then the update. It is kept dumb on purpose.
+ */
+import { fingerprintOf } from "../config/fingerprint.ts";
+import { parseTimeline, type Settings } from "../config/settings.ts";
+import type { DataSet } from "../data/dataset.ts";
+import { TimeAccount } from "../metrics/accounting.ts";
+import { Recorder } from "../metrics/recorder.ts";
+import { RUN_FILES, type MetricsLine, type RunFolder } from "../metrics/run-folder.ts";
+import { buildSummary, type NodeReport } from "../metrics/summary.ts";
+import { chromeTrace, Timeline, type TimelineEntry } from "../metrics/timeline.ts";
+import { parseModel } from "../nn/spec.ts";
+import { defined } from "../types/assert.ts";
+import { NotFiniteError } from "../types/errors.ts";
+import { nameShard, newestCheckpoint, shardDraft, writeManifest } from "./checkpoint.ts";
+import { nowMs } from "./clock.ts";
+import { ComputeThread } from "./compute-thread.ts";
+import { chooseEngines } from "./engines.ts";
+import { evaluationCount, Feeder } from "./feeder.ts";
+import { peakRssBytes, threadCpuMs, ThreadSampler } from "./process-sample.ts";
+import { StageClockwork } from "./stage-clockwork.ts";
+
+export interface SerialInit {
+  readonly settings: Settings;
+  readonly data: DataSet;
+  readonly folder: RunFolder;
+  readonly firstStep: number;
+  readonly onCommitted: (step: number, loss: number) => void;
+}
+
+export class SerialRun {
+  readonly #init: SerialInit;
+  readonly #engines;
+  readonly #recorder: Recorder;
+  readonly #timeline: Timeline;
+  readonly #feeder: Feeder;
+  readonly #clockwork: StageClockwork;
+  #isStopWanted = false;
+  #testAccuracy: number | null = null;
+
+  constructor(init: SerialInit) {
+    const { settings, folder, firstStep, data } = init;
+    this.#init = init;
+    this.#engines = chooseEngines(settings.engine);
+    const earlier = (folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).slice(0, firstStep);
+    const { batch, timeline, seed, microBatches } = settings;
+    const earlierLosses = earlier.map((line) => line.loss);
+    this.#recorder = new Recorder({ folder, isWriter: true, batch, view: 0, earlierLosses, startedMs: nowMs() });
+    this.#timeline = new Timeline(folder, 0, parseTimeline(timeline));
+    this.#feeder = new Feeder(data, { seed, batch, microBatches });
+    const sampler = new ThreadSampler();
+    this.#clockwork = new StageClockwork(new TimeAccount(sampler.sample()), sampler);
+  }
+
+  get engineId(): string {
+    return defined(this.#engines.ids[0], "an engine");
+  }
+
+  get layers(): readonly [number, number] {
+    return [0, parseModel(this.#init.settings.model).layers.length];
+  }
+
+  /** Ends after the step under way. */
+  requestStop(): void {
+    this.#isStopWanted = true;
+  }
+
+  describe(): {
+    readonly step: number;
+    readonly phase: string;
+    readonly idlePercent: number;
+    readonly losses: readonly number[];
+  } {
+    const { losses } = this.#recorder;
+    return { step: losses.length, phase: "training", idlePercent: this.#clockwork.idlePercent, losses };
+  }
+
+  async train(): Promise<Record<string, unknown>> {
+    const { settings, firstStep, folder } = this.#init;
+    const { model, optimizer, lr: rate, seed, batch, microBatches } = settings;
+    const restore = firstStep > 0 ? { restore: newestCheckpoint(folder).files } : {};
+    const segment = { model, layers: this.layers, rows: batch / microBatches, slots: 1, optimizer, rate, seed, batch };
+    const compute = await ComputeThread.start({
+      segment,
+      engine: defined(this.#engines.kinds[0], "an engine"),
+      ...restore,
+    });
+    try {
+      return await this.#trainOn(compute);
+    } finally {
+      this.#timeline.flush();
+      await compute.stop();
+    }
+  }
+
+  async #trainOn(compute: ComputeThread): Promise<Record<string, unknown>> {
+    const { settings, firstStep } = this.#init;
+    const { steps, checkpointEvery, validateEvery, stopAtLoss } = settings;
+    const initial = await compute.run<"digests">({ kind: "digests" });
+    const startedCpuMs = threadCpuMs();
+    let completed = firstStep;
+    for (let isLast = false; !isLast;) {
+      const loss = await this.#step(compute, completed);
+      completed += 1;
+      isLast = completed === steps || this.#isStopWanted || (stopAtLoss !== null && loss <= stopAtLoss);
+      const isDue = (interval: number): boolean => interval > 0 && completed % interval === 0;
+      if (isLast || isDue(checkpointEvery)) await this.#save(compute, completed);
+      if (isLast || isDue(validateEvery)) await this.#evaluate(compute, completed);
+    }
+    const final = await compute.run<"digests">({ kind: "digests" });
+    this.#timeline.flush();
+    return this.#summarize(this.#report(initial.digests, final.digests, threadCpuMs() - startedCpuMs));
+  }
+
+  async #step(compute: ComputeThread, step: number): Promise<number> {
+    const { batch, microBatches } = this.#init.settings;
+    const slot = defined(compute.layout.slots[0], "one slot");
+    this.#clockwork.stepStarted(step);
+    let lossSum = 0;
+    for (let microBatch = 0; microBatch < microBatches; microBatch += 1) {
+      this.#feeder.fillTraining(compute.memory, slot, step, microBatch);
+      const forward = await this.#clockwork.timed(() => compute.run<"forward">({ kind: "forward", slot: 0 }));
+      this.#note("F", step, microBatch, forward.startMs, forward.endMs);
+      if (forward.notFiniteLayer >= 0) throw notFinite(step, forward.notFiniteLayer);
+      lossSum += forward.loss;
+      const backward = await this.#clockwork.timed(() => compute.run<"backward">({ kind: "backward", slot: 0 }));
+      this.#note("B", step, microBatch, backward.startMs, backward.boundaryMs);
+      this.#note("W", step, microBatch, backward.boundaryMs, backward.endMs);
+    }
+    const update = await this.#clockwork.timed(() => compute.run<"update">({ kind: "update", step }));
+    this.#note("update", step, 0, update.startMs, update.endMs);
+    this.#clockwork.stepEnded();
+    const loss = lossSum / batch;
+    this.#recorder.committed(step, loss, nowMs());
+    this.#init.onCommitted(step, loss);
+    return loss;
+  }
+
+  #note(kind: "F" | "B" | "W" | "update", step: number, microBatch: number, startMs: number, endMs: number): void {
+    this.#clockwork.noteOperation(kind, startMs, endMs);
+    this.#timeline.add(kind, step, microBatch, startMs, endMs);
+  }
+
+  async #save(compute: ComputeThread, step: number): Promise<void> {
+    const { folder, settings } = this.#init;
+    const layers = compute.layout.init.layers;
+    const file = shardDraft(folder, step, layers);
+    const written = await compute.run<"save">({ kind: "save", file, step });
+    const { text: model } = parseModel(settings.model);
+    writeManifest(folder, { step, model, optimizer: settings.optimizer, shards: [nameShard(file, layers, written)] });
+    this.#recorder.event("checkpoint", nowMs(), { step });
+  }
+
+  async #evaluate(compute: ComputeThread, step: number): Promise<void> {
+    const slot = defined(compute.layout.slots[0], "one slot");
+    const { count } = this.#init.data.test;
+    let correct = 0;
+    let lossSum = 0;
+    for (let index = 0; index < evaluationCount(count, compute.layout.init.rows); index += 1) {
+      this.#feeder.fillEvaluation(compute.memory, slot, index);
+      const result = await compute.run<"evaluate">({ kind: "evaluate", slot: 0 });
+      correct += result.correct;
+      lossSum += result.loss;
+    }
+    this.#testAccuracy = correct / count;
+    this.#recorder.event("evaluated", nowMs(), { step, testAccuracy: this.#testAccuracy, testLoss: lossSum / count });
+  }
+
+  #report(initial: readonly Uint8Array[], final: readonly Uint8Array[], communicationCpuMs: number): NodeReport {
+    const model = parseModel(this.#init.settings.model);
+    const { times, steadyTimes, stepMsMedian, costs } = this.#clockwork;
+    const hex = (digests: readonly Uint8Array[]): Record<string, string> =>
+      Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
+    return {
+      node: 0,
+      peerId: "",
+      role: "serial",
+      layers: [[0, model.layers.length]],
+      parameters: model.parameters,
+      ...{ times, steadyTimes, stepMsMedian, costs, communicationCpuMs },
+      ...{ bytesSent: 0, bytesReceived: 0, messagesSent: 0, neighbours: 0 },
+      peakRssBytes: peakRssBytes(),
+      layerDigests: hex(final),
+      initialLayerDigests: hex(initial),
+    };
+  }
+
+  #summarize(report: NodeReport): Record<string, unknown> {
+    const { settings, folder, firstStep, data } = this.#init;
+    const engine = defined(this.#engines.kinds[0], "an engine");
+    const facts = {
+      ...{ settings, engine, firstStep, losses: this.#recorder.losses, testAccuracy: this.#testAccuracy },
+      ...{ parameters: report.parameters, idleTheory: 0, idleFormula: 0 },
+    };
+    const fingerprint = fingerprintOf(settings, data.sha256, this.engineId);
+    const summary = { ...buildSummary(facts, [report]), fingerprint };
+    const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
+    if (entries.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace([{ node: 0, entries }]));
+    folder.writeJson(RUN_FILES.summary, summary);
+    return summary;
+  }
+}
+
+function notFinite(step: number, layer: number): NotFiniteError {
+  return new NotFiniteError(
+    `the numbers are not finite at step ${step}, layer ${layer}`,
+    "lower --lr, or check the data; what was committed is kept",
+  );
+}
