@@ -1,3 +1,4 @@
+/** @file Which files are tests, and how long one may take. */
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
