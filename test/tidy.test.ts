@@ -119,6 +119,10 @@ describe("no rule finds what is allowed", () => {
     ["src/nn/x.ts", `const A = {\n${"  c: 1,\n".repeat(90)}};`],
     ["test/unit/x.test.ts", `describe("a", () => {\n${lines(90)}});`],
     ["test/suite.ts", `export function suite(): void {\n  describe("a", () => {\n${lines(90)}  });\n}`],
+    [
+      "test/suite.ts",
+      `function suite() {\n  for (const a of b) {\n    describe(a, () => {\n${lines(90)}    });\n  }\n}`,
+    ],
     ["test/unit/x.test.ts", `import { tcp } from "@libp2p/tcp";\nit.skipIf(Date.now() > 5)("a", () => {});`],
     ["src/data/x.ts", `reader.skip(4);`],
   ])("sample %#, %s", (path, body) => {
@@ -133,6 +137,11 @@ describe("the scanner", () => {
     expect(code.length).toBe(text.length);
     expect(code.replace(/ +/g, " ")).toBe("a( { b: ' ' } ); \n \n d / e / f; const g = .test(\" \");");
     expect(comments.trim().replace(/ +/g, " ")).toBe('// { "c\n/* {\n*/');
+  });
+
+  test("tells a brace from the end of a template's expression, and a regular expression from a division", () => {
+    expect(maskSource("{ `${a}`; } b(`c`);").code.replace(/ +/g, " ")).toBe("{ ; } b( );");
+    expect(maskSource('return /"/.test(a) / "{".length').code.replace(/ +/g, " ")).toBe('return .test(a) / " ".length');
   });
 
   test("finds imports as they are written, not where they are quoted", () => {
