@@ -125,7 +125,7 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
     for await (const entry of entries) {
       const { payload } = entry;
       const isCopied = payload.byteLength <= COPIED_BYTES_MAX;
-      const first = new Uint8Array(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
+      const first = Buffer.allocUnsafeSlow(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
       writeFrameHeader(entry.fields, this.#linkFields(), payload, first);
       if (isCopied) first.set(payload, HEADER_BYTES);
       if (entry.isCredited) this.sent.messages++;
