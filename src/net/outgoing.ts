@@ -14,7 +14,7 @@ import type { SendWindow } from "./window.ts";
 /** Payloads up to this are copied behind their header. */
 const COPIED_BYTES_MAX = 64 * 1024;
 /** Large enough for the cipher to run at speed, small enough for other streams of the connection to come between. */
-export const PIECE_BYTES = 512 * 1024;
+const PIECE_BYTES = 512 * 1024;
 /** Frames that wait for credits. A caller that sends more without waiting has a bug. */
 const QUEUED_FRAMES_MAX = 4096;
 

@@ -7,7 +7,7 @@ import { ProtocolError } from "../types/errors.ts";
 
 export const WINDOW_BYTES_DEFAULT = 8 * 1024 * 1024;
 export const WINDOW_BYTES_MIN = 64 * 1024;
-export const WINDOW_BYTES_MAX = 1024 * 1024 * 1024;
+const WINDOW_BYTES_MAX = 1024 * 1024 * 1024;
 
 function mayFollow(bytes: number, outstandingBytes: number, windowBytes: number): boolean {
   return outstandingBytes <= windowBytes / 4 || outstandingBytes + bytes <= windowBytes;
