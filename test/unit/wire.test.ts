@@ -186,7 +186,7 @@ describe("frames", () => {
     const memory = new Uint8Array(new SharedArrayBuffer(8));
     const frames = [...new FrameDecoder(() => memory).decode([example()])];
     expect(frames[0]?.payload).toBe(memory);
-    expect([...memory]).toEqual(new Array(8).fill(7));
+    expect([...memory]).toEqual([7, 7, 7, 7, 7, 7, 7, 7]);
   });
 
   test("memory is asked for only after the frame before was taken", () => {
