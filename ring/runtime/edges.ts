@@ -150,6 +150,7 @@ export class EdgeInbox {
     const timer = setTimeout(() => {
       opened.reject(new NetworkError(`node ${neighbour} did not open its ${direction} edge in time`, "see its log"));
     }, EDGE_LIMIT_MS);
+    timer.unref();
     try {
       const link = await opened.promise;
       watch(link, neighbour, init);

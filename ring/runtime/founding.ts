@@ -175,7 +175,7 @@ async function askForPlace(init: JoiningInit, addresses: readonly string[]): Pro
     handle: ({ payload }, link) => {
       const message = parseMessage(formationSchema, payload);
       if (message.kind === "propose") {
-        proposed = message;
+        proposed = { job: message.job, view: message.view };
         sendMessage(link, { kind: "accepted", digest: viewDigest(message.view) });
       }
       if (message.kind === "decided" && proposed !== undefined) decided.resolve({ kind: "decided", ...proposed });

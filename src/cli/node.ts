@@ -27,13 +27,17 @@ export async function runNodeCommand(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => node?.requestStop());
   node = new NodeProcess(init, throttled(tellParent));
   const failure = await node.run();
-  process.exitCode = failure?.exitCode ?? ExitCode.done;
-  if (process.connected) process.disconnect();
+  await told;
+  process.exit(failure?.exitCode ?? ExitCode.done);
 }
 
+/** Resolves when the parent has the newest event, or is gone. */
+let told: Promise<void> = Promise.resolve();
+
 function tellParent(event: NodeEvent): void {
+  const { send } = process;
   // The parent may be gone at any moment: then nobody listens, and that is fine.
-  if (process.connected) process.send?.(event, () => {});
+  if (process.connected && send !== undefined) told = new Promise((done) => send.call(process, event, () => done()));
 }
 
 function throttled(emit: (event: NodeEvent) => void): (event: NodeEvent) => void {
