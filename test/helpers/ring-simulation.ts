@@ -1,6 +1,6 @@
 /**
  * @file A whole ring of stage machines in one thread: links are FIFO queues, operations end when the seed says so, and a
- * checker looks at every event. Losses are made up: `step + 1` shrinks nothing, it only has to travel.
+ * checker looks at every event. The losses are made up but differ by micro-batch: all a loss has to do is travel.
  */
 import type { StageInit, StageInput, StageOutput } from "../../ring/core/stage-messages.ts";
 import { StageMachine } from "../../ring/core/stage.ts";
@@ -28,37 +28,83 @@ export interface RingScenario extends Omit<StageInit, "stage"> {
   readonly stopAtEvent?: number;
 }
 
+/** Sum of the samples' losses that the last stage says of a micro-batch: exact in any order of additions. */
+export const simulatedLoss = (step: number, microBatch: number): number => 1 + step + microBatch / 1024;
+
 /** Runs until nothing is left to happen. Throws InvariantBroken at the first broken rule, or when the ring stands still. */
 export function simulateRing(scenario: RingScenario): RingOutcome {
-  const { stages } = scenario;
-  const inits = Array.from({ length: stages }, (_, stage): StageInit => ({ ...scenario, stage }));
-  const machines = inits.map((init) => new StageMachine(init));
-  const checkers = inits.map((init, stage) => new StageChecker(init, machines[stage]!.slots));
-  // One queue for each directed link and one for each node's compute worker: order is kept within a queue only.
-  const queues = new Map<string, Event[]>();
-  const random = new RandomStream(scenario.seed, 77);
-  const finishedSteps = Array<number>(stages).fill(-1);
-  const losses = inits.map((): number[] => []);
-  const updates = Array<number>(stages).fill(0);
-  const saves = inits.map((): number[] => []);
-  const evaluations: number[] = [];
+  return new RingSimulation(scenario).run();
+}
 
-  const post = (queue: string, to: number, input: StageInput): void => {
-    const events = queues.get(queue) ?? [];
+class RingSimulation {
+  readonly #scenario: RingScenario;
+  readonly #machines: readonly StageMachine[];
+  readonly #checkers: readonly StageChecker[];
+  /** One queue for each directed link and one for each node's compute worker: order is kept within a queue only. */
+  readonly #queues = new Map<string, Event[]>();
+  readonly #finishedSteps: number[];
+  readonly #losses: number[][];
+  readonly #updates: number[];
+  readonly #saves: number[][];
+  readonly #evaluations: number[] = [];
+
+  constructor(scenario: RingScenario) {
+    const inits = Array.from({ length: scenario.stages }, (_, stage): StageInit => ({ ...scenario, stage }));
+    this.#scenario = scenario;
+    this.#machines = inits.map((init) => new StageMachine(init));
+    this.#checkers = inits.map((init, stage) => new StageChecker(init, this.#machines[stage]!.slots));
+    this.#finishedSteps = inits.map(() => -1);
+    this.#losses = inits.map(() => []);
+    this.#updates = inits.map(() => 0);
+    this.#saves = inits.map(() => []);
+  }
+
+  run(): RingOutcome {
+    const random = new RandomStream(this.#scenario.seed, 77);
+    for (const stage of this.#machines.keys()) this.#post(`start ${stage}`, stage, { kind: "start" });
+    for (let event = 0; this.#queues.size > 0; event += 1) {
+      if (event > EVENTS_MAX) throw new InvariantBroken("the ring never ends");
+      if (event === this.#scenario.stopAtEvent) this.#deliver({ to: 0, input: { kind: "stopRequested" } });
+      const names = [...this.#queues.keys()];
+      const name = names[random.nextBelow(names.length)]!;
+      const events = this.#queues.get(name)!;
+      const next = events.shift()!;
+      if (events.length === 0) this.#queues.delete(name);
+      this.#deliver(next);
+    }
+    if (this.#finishedSteps.includes(-1))
+      throw new InvariantBroken(`the ring stands still: finished ${this.#finishedSteps.join(",")}`);
+    return {
+      finishedSteps: this.#finishedSteps,
+      losses: this.#losses,
+      updates: this.#updates,
+      saves: this.#saves,
+      evaluations: this.#evaluations,
+    };
+  }
+
+  #post(queue: string, to: number, input: StageInput): void {
+    const events = this.#queues.get(queue) ?? [];
     events.push({ to, input });
-    queues.set(queue, events);
-  };
-  const act = (stage: number, output: StageOutput): void => {
+    this.#queues.set(queue, events);
+  }
+
+  #deliver({ to, input }: Event): void {
+    const { stages } = this.#scenario;
+    this.#checkers[to]!.before(input);
+    const outputs = this.#machines[to]!.handle(input);
+    this.#checkers[to]!.after(outputs, to + 1 < stages ? this.#machines[to + 1]!.slots : 0);
+    for (const output of outputs) this.#act(to, output);
+  }
+
+  #act(stage: number, output: StageOutput): void {
+    const { stages } = this.#scenario;
     const [next, previous] = [(stage + 1) % stages, (stage + stages - 1) % stages];
-    const forward = (input: StageInput): void => post(`${stage}>${next}`, next, input);
-    const backward = (input: StageInput): void => post(`${stage}<${previous}`, previous, input);
+    const forward = (input: StageInput): void => this.#post(`${stage}>${next}`, next, input);
+    const backward = (input: StageInput): void => this.#post(`${stage}<${previous}`, previous, input);
     switch (output.kind) {
-      case "compute": {
-        if (output.operation.kind === "update") updates[stage]! += 1;
-        if (output.operation.kind === "save") saves[stage]!.push(output.operation.completedSteps);
-        const isLoss = output.operation.kind === "forward" || output.operation.kind === "evaluate";
-        return post(`compute ${stage}`, stage, { kind: "computed", loss: isLoss ? 1 : Number.NaN, correct: 1 });
-      }
+      case "compute":
+        return this.#compute(stage, output);
       case "sendActivation":
         return forward({ kind: "activation", step: output.step, microBatch: output.microBatch });
       case "sendGradient":
@@ -71,41 +117,29 @@ export function simulateRing(scenario: RingScenario): RingOutcome {
         return backward({ kind: "evaluationLabels" });
       case "sendEvaluation":
         forward({ kind: "evaluation", index: output.index });
-        return post(`flush ${stage}`, stage, { kind: "evaluationSent", index: output.index });
+        return this.#post(`flush ${stage}`, stage, { kind: "evaluationSent", index: output.index });
       case "sendEvaluationCredit":
         return backward({ kind: "evaluationCredit" });
       case "committed":
-        losses[stage]!.push(output.loss);
+        this.#losses[stage]!.push(output.loss);
         return;
       case "evaluated":
-        evaluations.push(output.completedSteps);
+        this.#evaluations.push(output.completedSteps);
         return;
       case "finished":
-        finishedSteps[stage] = output.completedSteps;
+        this.#finishedSteps[stage] = output.completedSteps;
         return;
       case "violation":
         throw new InvariantBroken(`stage ${stage} refused its ${output.from}: ${output.reason}`);
     }
-  };
-  const deliver = ({ to, input }: Event): void => {
-    checkers[to]!.before(input);
-    const outputs = machines[to]!.handle(input);
-    checkers[to]!.after(outputs, to + 1 < stages ? machines[to + 1]!.slots : 0);
-    for (const output of outputs) act(to, output);
-  };
-
-  for (let stage = 0; stage < stages; stage += 1) post(`start ${stage}`, stage, { kind: "start" });
-  for (let event = 0; queues.size > 0; event += 1) {
-    if (event > EVENTS_MAX) throw new InvariantBroken("the ring never ends");
-    if (event === scenario.stopAtEvent) deliver({ to: 0, input: { kind: "stopRequested" } });
-    const names = [...queues.keys()];
-    const name = names[random.nextBelow(names.length)]!;
-    const events = queues.get(name)!;
-    const next = events.shift()!;
-    if (events.length === 0) queues.delete(name);
-    deliver(next);
   }
-  if (finishedSteps.includes(-1))
-    throw new InvariantBroken(`the ring stands still: finished ${finishedSteps.join(",")}`);
-  return { finishedSteps, losses, updates, saves, evaluations };
+
+  #compute(stage: number, { operation }: Extract<StageOutput, { kind: "compute" }>): void {
+    if (operation.kind === "update") this.#updates[stage]! += 1;
+    if (operation.kind === "save") this.#saves[stage]!.push(operation.completedSteps);
+    const isLast = stage === this.#scenario.stages - 1;
+    const isLoss = isLast && operation.kind === "forward";
+    const loss = isLoss ? simulatedLoss(operation.step, operation.microBatch) : Number.NaN;
+    this.#post(`compute ${stage}`, stage, { kind: "computed", loss, correct: 1 });
+  }
 }

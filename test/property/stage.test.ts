@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { SCHEDULE_KINDS } from "../../ring/core/schedule.ts";
 import { RandomStream } from "../../src/types/random.ts";
-import { simulateRing, type RingScenario } from "../helpers/ring-simulation.ts";
+import { simulatedLoss, simulateRing, type RingScenario } from "../helpers/ring-simulation.ts";
 
 const PINNED_SEED = 20_261_121;
 const freshSeed = Number(process.env["TEST_SEED"] ?? Math.floor(Math.random() * 1e9));
@@ -42,7 +42,7 @@ describe.each([
       expect(new Set(outcome.finishedSteps), context).toEqual(new Set([completed]));
       expect(new Set(outcome.updates), context).toEqual(new Set([completed - scenario.firstStep]));
       for (const losses of outcome.losses) {
-        expect(losses, context).toEqual(Array(completed - scenario.firstStep).fill(0.5));
+        expect(losses, context).toEqual(expectedLosses(scenario, completed));
       }
       if (scenario.stopAtEvent === undefined) expect(completed, context).toBe(scenario.steps);
       for (const saves of outcome.saves) expect(saves, context).toEqual(expectedSaves(scenario, completed));
@@ -51,6 +51,14 @@ describe.each([
     }
   });
 });
+
+/** The mean over the batch of every step, on every stage. */
+function expectedLosses({ firstStep, microBatches, batch }: RingScenario, completed: number): number[] {
+  return Array.from({ length: completed - firstStep }, (_, index) => {
+    const parts = Array.from({ length: microBatches }, (_unused, m) => simulatedLoss(firstStep + index, m));
+    return parts.reduce((sum, part) => sum + part, 0) / batch;
+  });
+}
 
 /** Every multiple of the interval, and the end, each once. */
 function expectedSaves(scenario: RingScenario, completed: number): number[] {
@@ -64,7 +72,7 @@ function expectedSaves(scenario: RingScenario, completed: number): number[] {
 
 describe("ending early", () => {
   it("stops after the first step whose loss is low enough", () => {
-    const outcome = simulateRing({ ...draw(3), stages: 3, firstStep: 0, steps: 50, stopAtLoss: 0.5, stopAtEvent: -1 });
+    const outcome = simulateRing({ ...draw(3), stages: 3, firstStep: 0, steps: 50, stopAtLoss: 1e9, stopAtEvent: -1 });
     expect(outcome.finishedSteps).toEqual([1, 1, 1]);
   });
 });
