@@ -62,6 +62,8 @@ type Phase =
 export class FormationMachine implements Machine<FormationInput, FormationOutput> {
   readonly #init: FormationInit;
   readonly #candidates: Candidate[];
+  /** Proposals that a member was sent and has not answered: all but the newest are withdrawn. */
+  readonly #unanswered = new Map<string, number>();
   #phase: Phase = { kind: "gathering" };
 
   constructor(init: FormationInit) {
@@ -119,14 +121,18 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     const view: View = { view: 0, members, layerCosts: this.#init.layerCosts, engine };
     const waiting = new Set(members.map((member) => member.peerId));
     waiting.delete(this.#init.founder.peerId);
+    for (const peerId of waiting) this.#unanswered.set(peerId, (this.#unanswered.get(peerId) ?? 0) + 1);
     this.#phase = { kind: "proposed", view, digest: viewDigest(view), waiting };
     const proposal: FormationOutput = { kind: "propose", view };
     return [proposal, ...this.#decideIfUnanimous()];
   }
 
+  /** Answers come in the order of the proposals: one to a proposal that a departure has withdrawn counts for nothing. */
   #accepted(peerId: string, digest: string): readonly FormationOutput[] {
     const phase = this.#phase;
-    if (phase.kind !== "proposed") return [];
+    const unanswered = Math.max(0, (this.#unanswered.get(peerId) ?? 0) - 1);
+    this.#unanswered.set(peerId, unanswered);
+    if (phase.kind !== "proposed" || unanswered > 0) return [];
     if (digest !== phase.digest) {
       this.#phase = { kind: "failed" };
       return [{ kind: "failed", reason: `peer ${peerId} read another proposal than the one that was sent` }];
@@ -147,6 +153,7 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     const place = this.#candidates.findIndex((candidate) => candidate.peerId === peerId);
     if (place < 1 || this.#phase.kind === "decided" || this.#phase.kind === "failed") return [];
     this.#candidates.splice(place, 1);
+    this.#unanswered.delete(peerId);
     this.#phase = { kind: "gathering" };
     return [];
   }
