@@ -20,19 +20,7 @@ import {
   type StageOperation,
   type StageOutput,
 } from "./stage-messages.ts";
-
-type Phase =
-  | { readonly kind: "created" }
-  | { readonly kind: "training"; readonly step: number; next: number }
-  | { readonly kind: "updating"; readonly step: number }
-  | { readonly kind: "saving"; readonly completedSteps: number; readonly isLast: boolean }
-  | {
-      readonly kind: "evaluating";
-      readonly completedSteps: number;
-      readonly isLast: boolean;
-      readonly pass: EvaluationPass;
-    }
-  | { readonly kind: "finished" };
+import type { Phase } from "./stage-phase.ts";
 
 export class StageMachine implements Machine<StageInput, StageOutput> {
   readonly slots: number;
@@ -80,6 +68,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
    */
   placeFor(announced: AnnouncedTensor): Place {
     const { microBatches } = this.#init;
+    // The closure edge joins the last stage to the first; no tensor crosses it.
+    if (announced.kind === "gradient" ? this.#isLast : this.#isFirst) return refusal(`no ${announced.kind} comes here`);
     if (announced.kind === "evaluation") return this.#evaluationPlace(announced.index);
     const sequence = announced.step * microBatches + announced.microBatch;
     const name = `${announced.kind} ${announced.step}/${announced.microBatch}`;
@@ -156,6 +146,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       case "computed":
         return this.#takeComputed(input.loss, input.correct);
       case "evaluationLabels":
+        if (!this.#isLast || this.#hasEvaluationLabels)
+          return this.#violation("successor", "labels that nobody awaits");
         this.#hasEvaluationLabels = true;
         return;
       case "evaluation":
@@ -168,7 +160,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
           this.#violation("successor", "a credit that nobody used");
         return;
       case "end":
-        if (this.#isFirst) return this.#violation("predecessor", "only the first stage ends a run");
+        if (!this.#isEndDue(input.lastStep)) return this.#violation("predecessor", "an end of the run out of order");
         this.#lastStep = input.lastStep;
         if (!this.#isLast) this.#out.push({ kind: "sendEnd", lastStep: input.lastStep });
         return;
@@ -177,6 +169,12 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
         return;
     }
     unreachable(input);
+  }
+
+  /** The first stage ends the run once, behind the last activation of its last step. */
+  #isEndDue(lastStep: number): boolean {
+    const isBehindItsStep = this.#activations === (lastStep + 1) * this.#init.microBatches;
+    return !this.#isFirst && this.#lastStep === undefined && isBehindItsStep;
   }
 
   #takeActivation(key: MicroBatchKey): void {
@@ -188,13 +186,16 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   #takeGradient(input: MicroBatchKey & { readonly loss: number; readonly credits: number }): void {
     const place = this.placeFor({ ...input, kind: "gradient" });
     if (place.kind === "refused") return this.#violation("successor", place.reason);
+    const endsStep = input.microBatch === this.#init.microBatches - 1;
+    if (endsStep === Number.isNaN(input.loss))
+      return this.#violation("successor", "a step's loss comes with its last gradient");
     if (!this.#credits.grant(input.credits)) return this.#violation("successor", "more credits than places");
     this.#gradients += 1;
-    if (!Number.isNaN(input.loss)) this.#commit(input.step, input.loss);
+    if (endsStep) this.#commit(input.step, input.loss);
   }
 
   #takeEvaluation(index: number): void {
-    const place = this.#evaluationPlace(index);
+    const place = this.placeFor({ kind: "evaluation", index });
     if (place.kind === "refused") return this.#violation("predecessor", place.reason);
     this.#evaluationArrivals += 1;
   }
