@@ -52,12 +52,16 @@ function chooseNode() {
   if (Number(process.versions.node.split(".")[0]) >= OLDEST_NODE_MAJOR) return process.execPath;
   const packageName = PLATFORM_PACKAGES[`${process.platform}-${process.arch}`];
   if (packageName === undefined) {
-    throw new Error(`Node ${process.versions.node} is too old and none is known for ${process.platform}-${process.arch}: install Node 26`);
+    throw new Error(
+      `Node ${process.versions.node} is too old and none is known for ${process.platform}-${process.arch}: install Node 26`,
+    );
   }
   const folder = join(__dirname, "node-runtime");
   const node = join(folder, "node_modules", packageName, "bin", process.platform === "win32" ? "node.exe" : "node");
   if (!existsSync(node)) {
-    console.error(`ringtmp set-up: Node ${process.versions.node} is too old, installing ${packageName} beside the project`);
+    console.error(
+      `ringtmp set-up: Node ${process.versions.node} is too old, installing ${packageName} beside the project`,
+    );
     installPackages(process.execPath, folder);
   }
   return node;
@@ -72,9 +76,20 @@ function installDependencies(node) {
 }
 
 function compileKernels(node) {
-  const sources = readdirSync(kernelFolder).filter((name) => name.endsWith(".ts")).sort();
-  const content = digest(__filename, join(root, "package-lock.json"), ...sources.map((name) => join(kernelFolder, name)));
-  if (isDone("kernels", content) && existsSync(join(buildFolder, "wasm.wasm")) && existsSync(join(buildFolder, "wasm-exact.wasm"))) return;
+  const sources = readdirSync(kernelFolder)
+    .filter((name) => name.endsWith(".ts"))
+    .toSorted();
+  const content = digest(
+    __filename,
+    join(root, "package-lock.json"),
+    ...sources.map((name) => join(kernelFolder, name)),
+  );
+  if (
+    isDone("kernels", content) &&
+    existsSync(join(buildFolder, "wasm.wasm")) &&
+    existsSync(join(buildFolder, "wasm-exact.wasm"))
+  )
+    return;
   console.error("ringtmp set-up: compiling the kernels");
   mkdirSync(buildFolder, { recursive: true });
   const compiler = join(root, "node_modules", "assemblyscript", "bin", "asc.js");
@@ -82,9 +97,15 @@ function compileKernels(node) {
     ...["-O3", "--noAssert", "--runtime", "stub", "--importMemory", "--sharedMemory"],
     ...["--initialMemory", "1", "--maximumMemory", "65536", "--enable", "simd", "--enable", "threads"],
   ];
-  for (const [engine, flags] of [["wasm", ["--enable", "relaxed-simd"]], ["wasm-exact", []]]) {
+  for (const [engine, flags] of [
+    ["wasm", ["--enable", "relaxed-simd"]],
+    ["wasm-exact", []],
+  ]) {
     const output = join(buildFolder, `${engine}.wasm`);
-    execFileSync(node, [compiler, join(kernelFolder, "index.ts"), ...common, ...flags, "-o", output], { cwd: root, stdio: ["ignore", 2, 2] });
+    execFileSync(node, [compiler, join(kernelFolder, "index.ts"), ...common, ...flags, "-o", output], {
+      cwd: root,
+      stdio: ["ignore", 2, 2],
+    });
   }
   stamp("kernels", content);
 }

@@ -44,7 +44,7 @@ export function shorten(reason: string): string {
 const SAME_BUILD = "run the same build on every node";
 
 export const refusal = (peer: string, reason: string): NetworkError =>
-  new NetworkError(`${peer} refuses: ${shorten(reason)}`, "see what it expects in its log");
+  new NetworkError(`${peer} refuses: ${shorten(reason)}`, "make equal what it names, or ask whoever started it");
 
 export const noHello = (peer: string): NetworkError =>
   new NetworkError(`${peer} does not say hello in time`, "check that it is not stopped or overloaded");

@@ -68,14 +68,15 @@ type Factory<Components> = (components: Components) => ConnectionEncrypter;
 export function withOutlets<Components>(create: Factory<Components>): Factory<Components> {
   return (components) => {
     const inner = create(components);
-    const { secureInbound, secureOutbound } = inner;
+    const secureInbound = inner.secureInbound.bind(inner);
+    const secureOutbound = inner.secureOutbound.bind(inner);
     inner.secureInbound = async (socket, options) => {
-      const secured = await secureInbound.call(inner, socket, options);
+      const secured = await secureInbound(socket, options);
       outlets.set(socket.timeline, new Outlet(secured.connection));
       return secured;
     };
     inner.secureOutbound = async (socket, options) => {
-      const secured = await secureOutbound.call(inner, socket, options);
+      const secured = await secureOutbound(socket, options);
       outlets.set(socket.timeline, new Outlet(secured.connection));
       return secured;
     };

@@ -69,8 +69,8 @@ function readTensor(
   shape: readonly number[],
   into: Float32Array,
 ): void {
-  const shard = shards.find((candidate) => candidate.has(name)) ?? (shards[0] as SafetensorsFile);
-  shard.readFloat32(name, shape, into);
+  const shard = shards.find((candidate) => candidate.has(name)) ?? shards[0];
+  shard?.readFloat32(name, shape, into);
 }
 
 function checkedStep({ file, metadata }: SafetensorsFile, { model, init }: SegmentLayout): number {

@@ -19,7 +19,8 @@ export function nearest(name: string, known: readonly string[]): string | undefi
   let best: { readonly name: string; readonly distance: number } | undefined;
   for (const candidate of known) {
     const candidateDistance = distance(name.toLowerCase(), candidate.toLowerCase());
-    if (best === undefined || candidateDistance < best.distance) best = { name: candidate, distance: candidateDistance };
+    if (best === undefined || candidateDistance < best.distance)
+      best = { name: candidate, distance: candidateDistance };
   }
   return best?.name;
 }

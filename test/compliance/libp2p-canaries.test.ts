@@ -14,7 +14,7 @@ const MIB = 1024 * 1024;
 const nodes: Libp2p[] = [];
 
 afterEach(async () => {
-  await Promise.all(nodes.splice(0).map((node) => node.stop()));
+  await Promise.all(nodes.splice(0).map(async (node) => node.stop()));
 });
 
 async function create(): Promise<Libp2p> {

@@ -5,6 +5,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { Link } from "../../src/net/link.ts";
+import type { ByteStream } from "../../src/net/transport.ts";
 import type { Receiver } from "../../src/net/link.ts";
 import { FrameKind } from "../../src/wire/header.ts";
 
@@ -29,18 +30,16 @@ const tell = (messages: number): void => {
 
 async function consume(): Promise<void> {
   const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"] });
-  await transport.handle(PROTOCOL, async (stream) => {
-    const handle = (): Promise<void> => delay(HANDLING_MS);
-    const link = await Link.accept(stream, () => ({
-      kind: "accept",
-      answer: {},
-      receiver: { destination, handle },
-    }));
-    begin();
-    await link?.ended;
-    tell(link?.received.messages ?? 0);
-  });
+  await transport.handle(PROTOCOL, (stream) => void serve(stream));
   process.send?.({ addresses: transport.addresses });
+}
+
+async function serve(stream: ByteStream): Promise<void> {
+  const handle = (): Promise<void> => delay(HANDLING_MS);
+  const link = await Link.accept(stream, () => ({ kind: "accept", answer: {}, receiver: { destination, handle } }));
+  begin();
+  await link?.ended;
+  tell(link?.received.messages ?? 0);
 }
 
 async function produce(addresses: readonly string[]): Promise<void> {

@@ -28,7 +28,7 @@ describe("BatchPlan", () => {
         const init = { count, seed, microBatches, batch: perMicroBatch * microBatches };
         const drawn = sequence(new BatchPlan(init), init, Math.ceil((3 * count) / init.batch));
         for (let epoch = 0; epoch < 3; epoch++) {
-          const order = drawn.slice(epoch * count, (epoch + 1) * count).sort((a, b) => a - b);
+          const order = drawn.slice(epoch * count, (epoch + 1) * count).toSorted((a, b) => a - b);
           expect(order).toEqual(Array.from({ length: count }, (_, sample) => sample));
         }
       }),

@@ -37,9 +37,9 @@ describe("loadCsv", () => {
     const [train, test] = [rowsOf(data.train, 3), rowsOf(data.test, 3)];
     expect([train.length, test.length]).toEqual([32, 8]);
     const expected = lines.map((line) => line.split(",").map((cell) => Math.fround(Number(cell))));
-    expect([...train, ...test].sort((a, b) => a[0]! - b[0]!)).toEqual(expected);
+    expect([...train, ...test].toSorted((a, b) => a[0]! - b[0]!)).toEqual(expected);
     for (const rows of [train, test])
-      expect(rows.map((row) => row[0])).toEqual(rows.map((row) => row[0]!).sort((a, b) => a - b));
+      expect(rows.map((row) => row[0])).toEqual(rows.map((row) => row[0]!).toSorted((a, b) => a - b));
     expect(test.map((row) => row[0]).join()).toBe("4,5,15,17,23,32,36,38");
   });
 
@@ -57,7 +57,7 @@ describe("loadCsv", () => {
 
   it("reads the densest table there is, and checks indices", async () => {
     const data = await load("1,0\n2,1\n3,0\n4,1\n5,0");
-    const all = [...rowsOf(data.train, 1), ...rowsOf(data.test, 1)].sort((a, b) => a[0]! - b[0]!);
+    const all = [...rowsOf(data.train, 1), ...rowsOf(data.test, 1)].toSorted((a, b) => a[0]! - b[0]!);
     expect(all.join(";")).toBe("1,0;2,1;3,0;4,1;5,0");
     expect(() => data.train.fill(4, new Float32Array(1), 0)).toThrow("no sample 4 among 4");
   });

@@ -63,7 +63,7 @@ describe("downloadFiles", () => {
     await downloadFiles({ ...source("good"), files }, target, {
       onProgress: ({ file, receivedBytes }) => (seen[file] = receivedBytes),
     });
-    expect((await readdir(target)).sort()).toEqual(["a.gz", "b.gz"]);
+    expect((await readdir(target)).toSorted()).toEqual(["a.gz", "b.gz"]);
     expect(await readFile(join(target, "b.gz"))).toEqual(content);
     expect(seen).toEqual({ "a.gz": content.length, "b.gz": content.length });
   });
@@ -154,7 +154,7 @@ describe("downloadDataSet", () => {
   it("asks the published addresses, in order", async () => {
     const asked: string[] = [];
     const offline = (url: string | URL | Request): Promise<Response> => {
-      asked.push(String(url));
+      asked.push(url instanceof Request ? url.url : url.toString());
       return Promise.reject(new TypeError("fetch failed", { cause: new Error("no route") }));
     };
     expect(await failureOf(downloadDataSet("mnist", folder, { fetch: offline }))).toContain("fetch failed (no route)");

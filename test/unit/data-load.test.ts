@@ -86,7 +86,7 @@ describe("syntheticDataSet", () => {
       const entry = sums.get(label) ?? { count: 0, sum: 0, squares: 0 };
       sums.set(label, { count: entry.count + 1, sum: entry.sum + value, squares: entry.squares + value * value });
     }
-    expect([...sums.keys()].sort()).toEqual([0, 1, 2, 3, 4]);
+    expect([...sums.keys()].toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3, 4]);
     for (const { count, sum, squares } of sums.values()) {
       // About 400 samples a class: the deviation's own deviation is 0.035.
       expect(Math.abs(Math.sqrt(squares / count - (sum / count) ** 2) - 1)).toBeLessThan(0.15);

@@ -167,7 +167,7 @@ describe("frames", () => {
   ])("%s is refused before the receiver is asked for memory", (_name, change, reason) => {
     let asked = 0;
     const decoder = new FrameDecoder((header) => (asked++, new Uint8Array(header.payloadBytes)));
-    const forged = forge(example(), change as (view: DataView) => void);
+    const forged = forge(example(), change);
     expect(() => [...decoder.decode([forged])]).toThrow(ProtocolError);
     const again = new FrameDecoder(() => new Uint8Array(8));
     expect(() => [...again.decode([forged])]).toThrow(reason);
