@@ -128,6 +128,8 @@ export class StageDriver {
 
   #handleForward({ header, payload }: Frame): void {
     this.#guard(header);
+    // The link asks for no memory where there is no payload, so nothing has compared this frame with the plan.
+    if (payload.byteLength === 0) this.#destination(header, "predecessor");
     switch (header.kind) {
       case FrameKind.activation:
         this.#received(header);
@@ -151,6 +153,7 @@ export class StageDriver {
 
   #handleBackward({ header, payload }: Frame): void {
     this.#guard(header);
+    if (payload.byteLength === 0) this.#destination(header, "successor");
     switch (header.kind) {
       case FrameKind.gradient:
         this.#received(header);

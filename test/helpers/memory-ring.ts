@@ -16,7 +16,7 @@ import { within } from "../../src/net/wait.ts";
 import { newestCheckpoint } from "../../src/runtime/checkpoint.ts";
 import { SerialRun } from "../../src/runtime/serial.ts";
 
-const LIMIT_MS = 15_000;
+const LIMIT_MS = 10_000;
 
 /** Fails the test, rather than hanging it. */
 export const soon = <T>(promise: Promise<T>, what: string): Promise<T> =>
