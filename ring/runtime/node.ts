@@ -120,7 +120,7 @@ export class RingNode {
     const { model, optimizer, lr, seed, batch, microBatches } = this.#settings;
     const engine = view.engine.split(":")[0] as EngineKind;
     this.#machine = new StageMachine(this.#stageInit());
-    const restore = job.firstStep > 0 ? { restore: newestCheckpoint(folder).files } : {};
+    const restore = job.firstStep > 0 ? { restore: newestCheckpoint(folder, this.layers).files } : {};
     const rows = batch / microBatches;
     const segment = { model, layers: this.layers, rows, slots: this.#machine.slots, optimizer, rate: lr, seed, batch };
     return ComputeThread.start({ segment, engine, ...restore });

@@ -3,8 +3,20 @@
  * segment, and a manifest that is written when all shards are there. Without a manifest it is no checkpoint. A checkpoint does not depend
  * on how many nodes wrote it.
  */
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
 import * as z from "zod";
 import type { RunFolder } from "../metrics/run-folder.ts";
 import type { WrittenFile } from "../nn/safetensors.ts";
@@ -12,12 +24,16 @@ import { DataError } from "../types/errors.ts";
 
 const FOLDER = "checkpoints";
 const MANIFEST = "manifest.json";
+const PIECE_BYTES = 1024 * 1024;
 /** Older ones are deleted when a newer one is complete. */
 const KEPT_CHECKPOINTS = 3;
 
+/** `[start, end)`. */
+type LayerRange = readonly [start: number, end: number];
+const ALL_LAYERS: LayerRange = [0, Infinity];
+
 export interface Shard {
-  /** `[start, end)`. */
-  readonly layers: readonly [number, number];
+  readonly layers: LayerRange;
   /** Name inside the checkpoint's folder. */
   readonly file: string;
   readonly sha256: string;
@@ -43,14 +59,14 @@ const manifestSchema = z.strictObject({
 export type Manifest = z.infer<typeof manifestSchema>;
 
 /** Where a segment's shard is written first; `nameShard` gives it its name. */
-export function shardDraft(folder: RunFolder, step: number, layers: readonly [number, number]): string {
+export function shardDraft(folder: RunFolder, step: number, layers: LayerRange): string {
   const path = folder.file(FOLDER, String(step));
   mkdirSync(path, { recursive: true });
   return join(path, `${layers[0]}-${layers[1]}.draft`);
 }
 
 /** The shard's name carries its digest, so that two writers never mix. */
-export function nameShard(draft: string, layers: readonly [number, number], written: WrittenFile): Shard {
+export function nameShard(draft: string, layers: LayerRange, written: WrittenFile): Shard {
   const file = `${layers[0]}-${layers[1]}.${written.sha256.slice(0, 16)}.safetensors`;
   renameSync(draft, join(draft, "..", file));
   return { layers, file, sha256: written.sha256, sizeBytes: written.sizeBytes };
@@ -82,12 +98,12 @@ export function checkpointSteps(folder: RunFolder): readonly number[] {
 
 export interface Checkpoint {
   readonly manifest: Manifest;
-  /** Paths of all shards, which are there and have their stated sizes; their content is checked where it is read. */
+  /** Paths of the shards that hold the wanted layers; their content is what the manifest says. */
   readonly files: readonly string[];
 }
 
-/** The newest checkpoint of a run. Throws DataError where there is none, or where shards are missing. */
-export function newestCheckpoint(folder: RunFolder): Checkpoint {
+/** The newest checkpoint of a run. Throws DataError where there is none, and as `openCheckpoint` does. */
+export function newestCheckpoint(folder: RunFolder, layers: LayerRange = ALL_LAYERS): Checkpoint {
   const step = checkpointSteps(folder).at(-1);
   if (step === undefined) {
     throw new DataError(
@@ -95,10 +111,14 @@ export function newestCheckpoint(folder: RunFolder): Checkpoint {
       "run again with --checkpoint-every, or name another run folder",
     );
   }
-  return openCheckpoint(folder, step);
+  return openCheckpoint(folder, step, layers);
 }
 
-export function openCheckpoint(folder: RunFolder, step: number): Checkpoint {
+/**
+ * Reads the shards that hold `layers` once, to compare them with the manifest: a changed byte would train on unnoticed.
+ * Throws DataError where one is missing or damaged.
+ */
+export function openCheckpoint(folder: RunFolder, step: number, layers: LayerRange = ALL_LAYERS): Checkpoint {
   const path = folder.file(FOLDER, String(step));
   const file = join(path, MANIFEST);
   let manifest: Manifest;
@@ -107,11 +127,34 @@ export function openCheckpoint(folder: RunFolder, step: number): Checkpoint {
   } catch (cause) {
     throw new DataError(`${file} is not a manifest`, "delete its folder to use an older checkpoint", { cause });
   }
-  const files = manifest.shards.map((shard) => join(path, shard.file));
-  const missing = files.filter((shard) => !existsSync(shard)).map((shard) => basename(shard));
-  if (missing.length > 0) {
-    const remedy = "copy it there from the machine whose node wrote it";
-    throw new DataError(`checkpoint ${path} lacks ${missing.join(", ")}`, remedy);
+  const shards = manifest.shards.filter((shard) => shard.layers[0] < layers[1] && layers[0] < shard.layers[1]);
+  for (const shard of shards) checkShard(path, shard);
+  return { manifest, files: shards.map((shard) => join(path, shard.file)) };
+}
+
+function checkShard(path: string, shard: Shard): void {
+  const file = join(path, shard.file);
+  if (!existsSync(file)) {
+    throw new DataError(`checkpoint ${path} lacks ${shard.file}`, "copy it there from the machine whose node wrote it");
   }
-  return { manifest, files };
+  if (sha256Of(file) === shard.sha256) return;
+  throw new DataError(
+    `${file} is damaged: its SHA-256 is not the one in ${MANIFEST}`,
+    `copy it there again, or delete ${path} to use an older checkpoint`,
+  );
+}
+
+function sha256Of(file: string): string {
+  const hash = createHash("sha256");
+  const piece = Buffer.allocUnsafe(PIECE_BYTES);
+  const descriptor = openSync(file, "r");
+  try {
+    for (let length = -1; length !== 0;) {
+      length = readSync(descriptor, piece);
+      hash.update(piece.subarray(0, length));
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return hash.digest("hex");
 }
