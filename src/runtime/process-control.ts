@@ -5,6 +5,7 @@
 import {
   chmodSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readFileSync,
   readdirSync,
@@ -15,6 +16,7 @@ import {
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { UsageError } from "../types/errors.ts";
 
 const LINE_BYTES_MAX = 65_536;
 const ANSWER_LIMIT_MS = 1_000;
@@ -33,12 +35,19 @@ export interface NodeEntry {
 
 export type ControlRequest = "status" | "stop";
 
-/** Owned by this user, closed to others. */
-export function runtimeFolder(): string {
+/** Owned by this user, closed to others. Throws UsageError where somebody else was there before. */
+function runtimeFolder(): string {
   const base = process.env["XDG_RUNTIME_DIR"] ?? tmpdir();
-  const folder = join(base, `ringtmp-${process.getuid?.() ?? "user"}`);
+  const user = process.getuid?.();
+  const folder = join(base, `ringtmp-${user ?? "user"}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  return folder;
+  const found = lstatSync(folder);
+  const isPrivate = found.isDirectory() && found.uid === user && (found.mode & 0o077) === 0;
+  if (user === undefined || isPrivate) return folder;
+  throw new UsageError(
+    `${folder} does not belong to this user alone`,
+    "remove it, or name a folder of your own in XDG_RUNTIME_DIR",
+  );
 }
 
 export function entryFor(fields: Omit<NodeEntry, "socket" | "pid">): NodeEntry {
