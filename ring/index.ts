@@ -18,7 +18,7 @@ import type { Candidate, View } from "./core/formation.ts";
 import { slotCount, type ScheduleKind } from "./core/schedule.ts";
 import { EdgeInbox } from "./runtime/edges.ts";
 import { foundRing, joinFounder, redirectNewcomers } from "./runtime/founding.ts";
-import type { Job } from "./runtime/messages.ts";
+import type { Job, Welcome } from "./runtime/messages.ts";
 import { RingNode, type RunOutcome } from "./runtime/node.ts";
 
 export type { Job } from "./runtime/messages.ts";
@@ -105,11 +105,14 @@ async function found(init: RingInit, { job }: Extract<RingRole, { kind: "founder
 async function join(init: RingInit, address: string, expected: Readonly<Record<string, string | number | null>>) {
   const { transport, invite, onPresent } = init;
   const candidate = candidateOf(init, chooseEngines("auto"));
-  let founder: readonly string[] | undefined = [address];
+  // What the founder says of itself: the address that led here may hold on this machine only.
+  let founder: readonly string[] | undefined;
   await redirectNewcomers(transport, () => founder);
-  const joined = await joinFounder({ address, candidate, expected, invite, transport, onPresent });
-  founder = joined.view.members[0]?.addresses;
-  return joined;
+  const onWelcome = (welcome: Welcome): void => {
+    ({ founder } = welcome);
+    onPresent(welcome.present, welcome.size);
+  };
+  return joinFounder({ address, candidate, expected, invite, transport, onWelcome });
 }
 
 interface Components {

@@ -19,6 +19,7 @@ import {
   parseMessage,
   type FormationMessage,
   type Job,
+  type Welcome,
 } from "./messages.ts";
 
 export const CONTROL_PROTOCOL = "/ringtmp/control/1";
@@ -81,7 +82,7 @@ class Founding {
     if (join.build !== BUILD) return refuse(`field build: the ring runs ${BUILD}, not ${join.build}`);
     if (invite !== null && join.invite !== invite)
       return refuse("this ring needs the invite token that its founder printed (--invite)");
-    const settings: Readonly<Record<string, unknown>> = job.settings;
+    const settings: Readonly<Record<string, string | number | null>> = job.settings;
     const differing = Object.keys(join.expected).find((name) => join.expected[name] !== settings[name]);
     if (differing !== undefined) {
       return refuse(
@@ -91,7 +92,13 @@ class Founding {
     const outputs = this.#machine.handle({ kind: "request", candidate: { ...join.candidate, peerId: remotePeer } });
     const [first, ...rest] = outputs;
     if (first?.kind === "refuse") return refuse(first.reason);
-    const answer = { kind: "welcome", job: job.job, present: this.#machine.present, size: job.settings.nodes };
+    const answer = {
+      kind: "welcome",
+      job: job.job,
+      present: this.#machine.present,
+      size: job.settings.nodes,
+      founder: this.#init.founder.addresses,
+    };
     return { decision: { kind: "accept", answer, receiver: this.#receiver(remotePeer) }, outputs: rest };
   }
 
@@ -143,7 +150,8 @@ export interface JoiningInit {
   readonly expected: Readonly<Record<string, string | number | null>>;
   readonly invite: string | null;
   readonly transport: Transport;
-  readonly onPresent: (present: number, size: number) => void;
+  /** Told when the founder has a place for this node. */
+  readonly onWelcome: (welcome: Welcome) => void;
 }
 
 /** Asks the member at `address`, or whom it names, for a place; resolves when the view is decided. */
@@ -188,7 +196,7 @@ async function askForPlace(init: JoiningInit, addresses: readonly string[]): Pro
     await link.close();
     return welcome;
   }
-  init.onPresent(welcome.present, welcome.size);
+  init.onWelcome(welcome);
   void link.ended.then((end) => {
     const cause = end.kind === "refused" ? end.reason : "it went away before the ring was whole";
     decided.reject(

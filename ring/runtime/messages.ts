@@ -31,9 +31,16 @@ export const joinHelloSchema = z.strictObject({
 });
 
 export const joinAnswerSchema = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("welcome"), job: hex, present: count, size: count }),
+  z.strictObject({
+    kind: z.literal("welcome"),
+    job: hex,
+    present: count,
+    size: count,
+    founder: z.array(shortText).min(1).max(16).readonly(),
+  }),
   z.strictObject({ kind: z.literal("redirect"), addresses: z.array(shortText).min(1).max(16).readonly() }),
 ]);
+export type Welcome = Extract<z.infer<typeof joinAnswerSchema>, { kind: "welcome" }>;
 
 /** What a node must know of the job to hold a stage of it. */
 export const jobSchema = z.strictObject({
