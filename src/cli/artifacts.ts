@@ -7,13 +7,13 @@ import { Segment } from "../nn/segment.ts";
 import { loadShards } from "../nn/shard.ts";
 import { parseModel } from "../nn/spec.ts";
 import { writeSafetensors } from "../nn/safetensors.ts";
-import { newestCheckpoint, openCheckpoint } from "../runtime/checkpoint.ts";
+import { checkpointSteps, newestCheckpoint, openCheckpoint, type Checkpoint } from "../runtime/checkpoint.ts";
 import { planOn } from "../runtime/compute-thread.ts";
 import { chooseEngines } from "../runtime/engines.ts";
 import { evaluationCount, Feeder } from "../runtime/feeder.ts";
 import { loadJobData } from "../runtime/job-data.ts";
 import { defined } from "../types/assert.ts";
-import { ExitCode, UsageError } from "../types/errors.ts";
+import { DataError, ExitCode, UsageError } from "../types/errors.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -43,9 +43,8 @@ export async function evaluate(path: string, options: Options): Promise<number> 
 
 export async function exportModel(path: string, options: Options): Promise<number> {
   const { folder, settings } = openRunFolder(path, options);
-  const step = stepOf(options["step"]);
-  const checkpoint =
-    step === 0 ? undefined : step === undefined ? newestCheckpoint(folder) : openCheckpoint(folder, step);
+  const step = stepOf(options["step"] as string | undefined);
+  const checkpoint = step === 0 ? undefined : checkpointOf(folder, step);
   const { segment, memory } = wholeModel(settings, checkpoint?.files);
   const savedStep = checkpoint?.manifest.step ?? 0;
   const tensors = segment.layout.layers.flatMap(({ index, parameters: { weight, bias } }) => [
@@ -72,12 +71,21 @@ function openRunFolder(path: string, options: Options): { readonly folder: RunFo
   return { folder, settings: parseSettings(typeof dataDir === "string" ? { ...config, dataDir } : config) };
 }
 
-function stepOf(value: unknown): number | undefined {
+function checkpointOf(folder: RunFolder, step: number | undefined): Checkpoint {
+  if (step === undefined) return newestCheckpoint(folder);
+  const present = checkpointSteps(folder);
+  if (present.includes(step)) return openCheckpoint(folder, step);
+  throw new DataError(
+    `--step ${step}: ${folder.path} has no checkpoint of it`,
+    `use one of ${[0, ...present].join(", ")}`,
+  );
+}
+
+function stepOf(value: string | undefined): number | undefined {
   if (value === undefined) return undefined;
-  const step = Number(value);
-  if (Number.isInteger(step) && step >= 0) return step;
+  if (/^\d{1,10}$/.test(value)) return Number(value);
   throw new UsageError(
-    `--step "${String(value)}": a whole number is needed`,
+    `--step "${value}": a whole number is needed`,
     "use 0 for the initial weights, or leave it out for the newest",
   );
 }

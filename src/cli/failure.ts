@@ -1,4 +1,5 @@
 /** @file How a command ends when something is wrong: one line of cause, one line of remedy, the exit code of the error. */
+import type { CommanderError } from "commander";
 import { ExitCode, RingTmpError } from "../types/errors.ts";
 
 /** An error as another process can tell it. */
@@ -36,8 +37,27 @@ export function tellError(error: unknown, log: string | undefined): ToldError {
   };
 }
 
-export function printError(error: ToldError, debug: boolean): void {
+/** A command line that cannot be read, which commander tells as `error: cause`, sometimes with a guess in brackets below. */
+export function tellMisuse({ message, code, stack = "" }: CommanderError, argv: readonly string[]): ToldError {
+  const [cause = "", guess] = message.split("\n");
+  const help =
+    code === "commander.unknownCommand"
+      ? "ringtmp --help lists every command"
+      : `ringtmp ${argv.find((argument) => !argument.startsWith("-")) ?? ""} --help lists what there is`;
+  const meant = guess?.replace(/^\((?:Did you mean )?(.*?)\)$/, "did you mean $1 ");
+  return {
+    name: "UsageError",
+    message: cause.replace(/^error: /, ""),
+    remedy: `${meant ?? ""}${help}`.replaceAll("  ", " "),
+    exitCode: ExitCode.usage,
+    stack,
+  };
+}
+
+/** Returns the exit code. */
+export function printError(error: ToldError, debug: boolean): number {
   process.stderr.write(`error: ${error.message}\n`);
   process.stderr.write(`  fix: ${error.remedy}\n`);
   if (debug) process.stderr.write(`${error.stack}\n`);
+  return error.exitCode;
 }

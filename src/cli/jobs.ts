@@ -94,13 +94,13 @@ function nodeState(answer: NodeStatus | undefined, entries: readonly NodeEntry[]
 function findJob(wanted: unknown): readonly NodeEntry[] {
   const all = runningNodes();
   const named = typeof wanted === "string" ? all.filter((entry) => isJob(entry, wanted)) : all;
-  const jobs = [...new Set(named.map((entry) => entry.job))];
-  const [job] = jobs;
+  const ids = [...new Set(named.map((entry) => entry.job))];
+  const [job] = ids;
   if (job === undefined) {
     const what = typeof wanted === "string" ? `no running job is "${wanted}"` : "no job runs";
     throw new UsageError(what, "ringtmp jobs lists the running jobs of this user on this machine");
   }
-  if (jobs.length > 1) throw new UsageError(`${jobs.length} jobs run: ${jobs.join(", ")}`, "name one with --job");
+  if (ids.length > 1) throw new UsageError(`${ids.length} jobs run: ${ids.join(", ")}`, "name one with --job");
   return named;
 }
 

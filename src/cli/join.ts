@@ -1,6 +1,7 @@
 /** @file `join`: one node in this process, in a ring that somebody else founded. */
 import { join as joinPath } from "node:path";
 import { parseSettings } from "../config/settings.ts";
+import { nowMs } from "../runtime/clock.ts";
 import { ExitCode } from "../types/errors.ts";
 import { ToldFailure } from "./failure.ts";
 import { printSummary } from "./print-summary.ts";
@@ -58,6 +59,6 @@ function expectedSettings(options: Options): Record<string, string | number | nu
 }
 
 function defaultOut(): string {
-  const time = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  const time = new Date(nowMs()).toISOString().slice(0, 19).replaceAll(":", "-");
   return joinPath("results", "runs", `${time}-joined-${process.pid}`);
 }

@@ -162,18 +162,30 @@ class Launcher {
   }
 
   #result(): RunResult {
-    const lost = this.#failures.find((failure) => failure.exitCode === ExitCode.lost);
-    const failure = lost ?? this.#failures.find((each) => each.name !== InterruptedError.name) ?? this.#failures[0];
+    const failure = this.#failure();
     if (this.#summary !== undefined && failure === undefined) {
       return { summary: this.#summary, interrupted: this.#interrupts > 0 };
     }
     this.#progress.end();
     if (failure !== undefined) throw new ToldFailure(failure);
-    const dead = this.#children.find((child) => child.end?.code !== ExitCode.done);
+    const dead = this.#firstDead;
     const how = dead?.end?.signal ?? `exit code ${dead?.end?.code}`;
     throw new NodeLostError(
       `node ${dead?.wish} ended with ${how} before the run was done`,
-      `see ${join(this.#request.out, "logs")}`,
+      `see ${join(this.#request.out, "logs")}, and start it again`,
     );
+  }
+
+  /** What to tell the user. Nodes that this launcher ended, because another one had died, are not the cause. */
+  #failure(): ToldError | undefined {
+    const told = this.#failures.filter(({ name }) => this.#interrupts > 0 || name !== InterruptedError.name);
+    const cause = this.#firstDead;
+    if (!this.#isFormed && cause?.end?.signal === "SIGKILL") return undefined;
+    return told.find(({ exitCode }) => exitCode === ExitCode.lost) ?? told[0];
+  }
+
+  get #firstDead(): Child | undefined {
+    const dead = this.#children.filter(({ end }) => end !== undefined && end.code !== ExitCode.done);
+    return dead.find(({ process: { killed } }) => !killed) ?? dead[0];
   }
 }

@@ -5,13 +5,16 @@ import { Command, CommanderError } from "commander";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { BUILD } from "../config/fingerprint.ts";
 import { SETTING_NAMES, type SettingName } from "../config/settings.ts";
-import { printError, tellError, ToldFailure } from "./failure.ts";
+import { printError, tellError, tellMisuse, ToldFailure } from "./failure.ts";
 import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
 const LATER_COMMANDS = [
   ...["why", "doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "plot", "report"],
   ...["plan", "simulate", "generate"],
 ];
+
+/** Commander has printed the help or the version, asked for or where the command was left out. */
+const HELP_CODES = ["commander.help", "commander.helpDisplayed", "commander.version"];
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -23,8 +26,9 @@ function build(): Command {
     .version(BUILD)
     .option("--debug", "print the stack of an error")
     .exitOverride()
-    .showHelpAfterError("(ringtmp --help lists every command)")
-    .configureOutput({ outputError: (text, write) => write(text) });
+    // Told by `main`, in the form of every other error.
+    .configureOutput({ outputError: () => {} });
+  program.addHelpText("after", "\nExample:\n  ringtmp up -n 4 --steps 300 --out results/runs/first");
   addRunCommands(program);
   addJobCommands(program);
   addFolderCommands(program);
@@ -48,15 +52,12 @@ function addRunCommands(program: Command): void {
     .option("--invite <token>", "who joins must know this token")
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp up\n  ringtmp up -n 4 --model mlp:784-512-512-512-10 --data digits --steps 300 --out results/runs/first\n  ringtmp up -n 4 --local 2        (two more join with the command that it prints)",
+      "\nExamples:\n  ringtmp up\n  ringtmp up -n 4 --model mlp:784-512-512-10 --steps 300 --out results/runs/first\n  ringtmp up -n 4 --local 2    (two more join with the command that it prints)",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train({ ...options, system: "ring" })));
   const train = program.command("train").description("train on any system; without a live view");
   addRunFlags(addTrainingFlags(train))
-    .addHelpText(
-      "after",
-      "\nExample:\n  ringtmp train --system serial --data digits --steps 100 --out results/runs/serial --json",
-    )
+    .addHelpText("after", "\nExample:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json")
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
   addTrainingFlags(join.description("add a node from this or another machine to a ring that is forming"), EXPECTABLE)
@@ -139,10 +140,14 @@ function addFolderCommands(program: Command): void {
     .action(async (folder: string, options: Options) =>
       run((await import("./artifacts.ts")).exportModel(folder, options)),
     );
-  const data = program.command("data").description("data sets: what there is, download, order of the samples");
+  const data = program
+    .command("data")
+    .description("data sets: what there is, download, order of the samples")
+    .addHelpText("after", "\nExample:\n  ringtmp data list");
   data
     .command("list")
     .description("data sets and how to name them")
+    .addHelpText("after", "\nExample:\n  ringtmp data list")
     .action(async () => run((await import("./data.ts")).list()));
   data
     .command("get")
@@ -164,7 +169,7 @@ async function run(command: Promise<number>): Promise<void> {
 }
 
 function refuseLaterCommands(argv: readonly string[]): void {
-  const [command] = argv.filter((argument) => !argument.startsWith("-"));
+  const command = argv.find((argument) => !argument.startsWith("-"));
   if (command !== undefined && LATER_COMMANDS.includes(command)) {
     throw new UsageError(`ringtmp ${command}: not in this version`, "ringtmp --help lists what there is");
   }
@@ -179,15 +184,16 @@ async function main(): Promise<void> {
     refuseLaterFlags(arguments_);
     await build().parseAsync(arguments_, { from: "user" });
   } catch (error) {
-    if (error instanceof CommanderError) {
-      // Commander has printed what is wrong, or the help that was asked for.
-      process.exitCode = error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
-      return;
-    }
-    const told = error instanceof ToldFailure ? error.told : tellError(error, undefined);
-    printError(told, debug);
-    process.exitCode = told.exitCode;
+    process.exitCode = endWith(error, arguments_, debug);
   }
+}
+
+function endWith(error: unknown, argv: readonly string[], debug: boolean): number {
+  if (error instanceof CommanderError && HELP_CODES.includes(error.code)) {
+    return error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
+  }
+  if (error instanceof CommanderError) return printError(tellMisuse(error, argv), debug);
+  return printError(error instanceof ToldFailure ? error.told : tellError(error, undefined), debug);
 }
 
 await main();

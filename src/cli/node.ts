@@ -35,9 +35,8 @@ export async function runNodeCommand(): Promise<void> {
 let told: Promise<void> = Promise.resolve();
 
 function tellParent(event: NodeEvent): void {
-  const { send } = process;
   // The parent may be gone at any moment: then nobody listens, and that is fine.
-  if (process.connected && send !== undefined) told = new Promise((done) => send.call(process, event, () => done()));
+  if (process.connected) told = new Promise((done) => process.send?.(event, () => done()));
 }
 
 function throttled(emit: (event: NodeEvent) => void): (event: NodeEvent) => void {

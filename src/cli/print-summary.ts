@@ -10,15 +10,16 @@ function describe(summary: Readonly<Record<string, unknown>>, out: string): stri
     const value = summary[name];
     return typeof value === "number" ? value.toFixed(digits) : "none";
   };
-  const { system, nodes, model, steps, schedule, engine, testAccuracy } = summary;
+  const text = (name: string): string => String(summary[name]);
+  const { nodes, schedule, testAccuracy } = summary;
   const accuracy = typeof testAccuracy === "number" ? `${(100 * testAccuracy).toFixed(1)} %` : "not measured";
   const lines = [
     [
       "system",
-      `${system}, ${nodes} ${nodes === 1 ? "node" : "nodes"}${schedule === null ? "" : `, ${schedule}`}, engine ${engine}`,
+      `${text("system")}, ${text("nodes")} ${nodes === 1 ? "node" : "nodes"}${schedule === null ? "" : `, ${text("schedule")}`}, engine ${text("engine")}`,
     ],
-    ["model", `${model} (${summary["parameters"]} parameters)`],
-    ["loss", `${number("firstLoss", 4)} to ${number("finalLoss", 4)} in ${steps} steps`],
+    ["model", `${text("model")} (${text("parameters")} parameters)`],
+    ["loss", `${number("firstLoss", 4)} to ${number("finalLoss", 4)} in ${text("steps")} steps`],
     ["test accuracy", accuracy],
     [
       "time",
@@ -29,7 +30,7 @@ function describe(summary: Readonly<Record<string, unknown>>, out: string): stri
       `${number("idlePercentSteady", 1)} % steady (theory ${number("idlePercentTheory", 1)} %), run queue ${number("runQueuePercent", 1)} %`,
     ],
     ["memory", `${formatBytes(Number(summary["peakRssBytesMax"]))} at most in a process`],
-    ["weights", `sha256 ${String(summary["weightsSha256"])}`],
+    ["weights", `sha256 ${text("weightsSha256")}`],
     ["results", out],
   ];
   return lines.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}`).join("\n");

@@ -9,7 +9,7 @@ const PLAIN_INTERVAL_MS = 2_000;
 
 export class Progress {
   readonly #isQuiet: boolean;
-  readonly #isTerminal = process.stderr.isTTY === true;
+  readonly #isTerminal = process.stderr.isTTY;
   #startedMs: number | undefined;
   #startedStep = 0;
   #shownMs = 0;

@@ -3,8 +3,9 @@
  * job and the data; joiners get the job from the ring.
  */
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { hostname } from "node:os";
+import { basename, dirname, join, resolve } from "node:path";
 import { joinRing, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
 import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
@@ -17,7 +18,8 @@ import { loadJobData } from "../runtime/job-data.ts";
 import { entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
-import { InterruptedError } from "../types/errors.ts";
+import { defined } from "../types/assert.ts";
+import { DataError, InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { layersOf } from "./layers.ts";
@@ -94,35 +96,52 @@ export class NodeProcess {
   }
 
   async #live(): Promise<RunOutcome> {
-    const role = await this.#prepare();
-    const { listen, wish, invite } = this.#init;
-    const folder = this.#folder!;
-    this.#log = openLog(folder.file("logs", `node-${wish ?? `pid-${process.pid}`}.log`));
+    const { listen, wish, invite, out } = this.#init;
+    const data = await this.#check();
     this.#transport = await createLibp2pTransport({ listen });
-    const { peerId, addresses } = this.#transport;
-    this.#log.info({ peerId, addresses }, "listening");
-    this.#emit({ kind: "listening", addresses });
+    // Only now: a port in use must not cost the run that is to be replaced.
+    const role = this.#openRole(data);
+    this.#emit({ kind: "listening", addresses: this.#transport.addresses });
     const joining = joinRing({
       ...{ role, wish, invite, transport: this.#transport },
-      machine: machineOf(folder),
+      machine: machineOf(out),
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
       onCommitted: (step, loss) => this.#emit({ kind: "committed", step, loss }),
     });
     const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
-    return this.#train(ring, folder);
+    return this.#train(ring, this.#folder ?? this.#joinedFolder());
   }
 
-  /** The folder, and with the founder the data: what is wrong is said before anything is replaced. */
-  async #prepare(): Promise<RingRole> {
+  /** Reads what there is to read, and changes nothing. */
+  async #check(): Promise<DataSet | undefined> {
     const { role, out } = this.#init;
-    if (role.kind === "joiner") {
-      this.#folder = role.force === null ? new RunFolder(out) : RunFolder.create(out, role.force);
-      return { kind: "joiner", address: role.address, expected: role.expected };
+    const goesOn = role.kind === "founder" && role.resume;
+    if (role.force !== null && !goesOn) RunFolder.check(out, role.force);
+    return role.kind === "founder" ? loadJobData(role.settings) : undefined;
+  }
+
+  #openRole(data: DataSet | undefined): RingRole {
+    const { role, out } = this.#init;
+    if (role.kind === "founder") {
+      const dataSet = defined(data, "a founder has read its data");
+      const { folder, firstStep } = openRun(role.settings, out, role, dataSet);
+      this.#open(folder);
+      return { kind: "founder", data: dataSet, job: newJob(role.settings, dataSet, firstStep) };
     }
-    const data = await loadJobData(role.settings);
-    const opened = openRun(role.settings, out, role);
-    this.#folder = opened.folder;
-    return { kind: "founder", data, job: newJob(role.settings, data, opened.firstStep) };
+    if (role.force === null) this.#open(new RunFolder(out));
+    return { kind: "joiner", address: role.address, expected: role.expected };
+  }
+
+  /** The folder of a machine that joined: made when the ring has taken it, so that a refusal replaces nothing. */
+  #joinedFolder(): RunFolder {
+    return this.#open(RunFolder.create(this.#init.out, this.#init.role.force === true));
+  }
+
+  #open(folder: RunFolder): RunFolder {
+    this.#folder = folder;
+    this.#log = openLog(folder.file("logs", `node-${this.#init.wish ?? `pid-${process.pid}`}.log`));
+    this.#log.info({ peerId: this.#transport?.peerId, addresses: this.#transport?.addresses }, "listening");
+    return folder;
   }
 
   async #train(ring: Ring, folder: RunFolder): Promise<RunOutcome> {
@@ -130,7 +149,7 @@ export class NodeProcess {
     const isWriter = view.members.find((member) => member.machine === view.members[node]!.machine)?.node === node;
     if (isWriter) {
       folder.writeJson(RUN_FILES.config, job.settings);
-      folder.writeJson(RUN_FILES.environment, describeEnvironment(view.engine));
+      folder.writeJson(RUN_FILES.environment, { ...describeEnvironment(view.engine), dataSha256: job.dataSha256 });
       folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control: "see `ringtmp jobs`" });
     }
     this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
@@ -180,6 +199,7 @@ export function openRun(
   settings: Settings,
   out: string,
   options: { readonly force: boolean; readonly resume: boolean },
+  data: DataSet,
 ): { readonly folder: RunFolder; readonly firstStep: number } {
   if (!options.resume) {
     const folder = RunFolder.create(out, options.force);
@@ -188,6 +208,13 @@ export function openRun(
   }
   const folder = new RunFolder(out);
   const firstStep = newestCheckpoint(folder).manifest.step;
+  const { dataSha256 } = folder.readJson(RUN_FILES.environment) as { readonly dataSha256: string };
+  if (dataSha256 !== data.sha256) {
+    throw new DataError(
+      `--resume ${out}: ${data.name} is not the data that the run began with`,
+      "name the folder of that data with --data-dir, or start a new run",
+    );
+  }
   folder.cutMetrics(firstStep);
   folder.writeJson(RUN_FILES.config, settings);
   return { folder, firstStep };
@@ -204,9 +231,13 @@ function newJob(settings: Settings, data: DataSet, firstStep: number): Job {
 }
 
 /** Nodes that see the same folder on the same boot of the same machine. */
-function machineOf(folder: RunFolder): string {
-  mkdirSync(folder.path, { recursive: true });
+function machineOf(out: string): string {
   const bootFile = "/proc/sys/kernel/random/boot_id";
   const boot = existsSync(bootFile) ? readFileSync(bootFile, "utf8").trim() : "";
-  return `${hostname()} ${boot} ${realpathSync(folder.path)}`.slice(0, 500);
+  return `${hostname()} ${boot} ${realPath(resolve(out))}`.slice(0, 500);
+}
+
+/** Without symbolic links, also where the last parts are yet to be made. */
+function realPath(path: string): string {
+  return existsSync(path) ? realpathSync(path) : join(realPath(dirname(path)), basename(path));
 }

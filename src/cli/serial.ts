@@ -12,13 +12,18 @@ import type { Progress } from "./progress.ts";
 import { openRun } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./train.ts";
 
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
 export async function trainSerial(request: RunRequest, progress: Progress): Promise<RunResult> {
   const { settings, out } = request;
   const data = await loadJobData(settings);
-  const { folder, firstStep } = openRun(settings, out, request);
+  const { folder, firstStep } = openRun(settings, out, request, data);
   const onCommitted = (step: number, loss: number): void => progress.step(step, settings.steps, loss);
   const run = new SerialRun({ settings, data, folder, firstStep, onCommitted });
-  folder.writeJson(RUN_FILES.environment, describeEnvironment(run.engineId));
+  folder.writeJson(RUN_FILES.environment, {
+    ...describeEnvironment(run.engineId),
+    dataSha256: data.sha256,
+  });
   let interrupted = false;
   const onSignal = (): void => {
     if (interrupted) process.exit(ExitCode.interrupted);
@@ -26,7 +31,7 @@ export async function trainSerial(request: RunRequest, progress: Progress): Prom
     progress.say("interrupted: finishing the step and writing the results (once more ends at once)");
     run.requestStop();
   };
-  process.on("SIGINT", onSignal);
+  for (const signal of SIGNALS) process.on(signal, onSignal);
   const job = randomBytes(8).toString("hex");
   const entry = entryFor({
     job,
@@ -57,6 +62,6 @@ export async function trainSerial(request: RunRequest, progress: Progress): Prom
     return { summary: await run.train(), interrupted };
   } finally {
     control.close();
-    process.off("SIGINT", onSignal);
+    for (const signal of SIGNALS) process.off(signal, onSignal);
   }
 }

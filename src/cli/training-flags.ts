@@ -1,15 +1,7 @@
 /** @file The training flags, as `up`, `train` and `join` share them, and the way from flags and config files to settings. */
 import { readFileSync } from "node:fs";
 import { Option, type Command } from "commander";
-import {
-  flagName,
-  LATER_SETTINGS,
-  parseSettings,
-  SETTING_NAMES,
-  settingsSchema,
-  type SettingName,
-  type Settings,
-} from "../config/settings.ts";
+import { flagName, LATER_SETTINGS, SETTING_NAMES, settingsSchema, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../types/errors.ts";
 
 const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, text: string]>> = {
@@ -44,8 +36,8 @@ export function addTrainingFlags(command: Command, names: readonly SettingName[]
   for (const name of names) {
     const [argument, text] = DESCRIPTIONS[name];
     const flags = name === "nodes" ? `-n, --nodes <${argument}>` : `${flagName(name)} <${argument}>`;
-    const byDefault = settingsSchema.shape[name].parse(undefined) as unknown;
-    command.addOption(new Option(flags, byDefault === null ? text : `${text} (default: ${String(byDefault)})`));
+    const byDefault = settingsSchema.shape[name].parse(undefined);
+    command.addOption(new Option(flags, byDefault === null ? text : `${text} (default: ${byDefault})`));
   }
   return command;
 }
@@ -56,14 +48,14 @@ export function givenSettings(options: Readonly<Record<string, unknown>>): Recor
   return Object.fromEntries(given) as Record<string, unknown>;
 }
 
-/** Flags win over the `--config` file, which wins over the defaults. */
-export function resolveSettings(options: Readonly<Record<string, unknown>>): Settings {
+/** The same of flags and of the `--config` file; flags win. */
+export function givenValues(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const { config } = options;
   const fromFile = typeof config === "string" ? readConfig(config) : {};
-  return parseSettings({ ...fromFile, ...givenSettings(options) });
+  return { ...fromFile, ...givenSettings(options) };
 }
 
-export function readConfig(file: string): Record<string, unknown> {
+function readConfig(file: string): Record<string, unknown> {
   let value: unknown;
   try {
     value = JSON.parse(readFileSync(file, "utf8"));

@@ -3,7 +3,9 @@
  * Lines are appended one by one; whole files are written beside and renamed.
  */
 import {
+  accessSync,
   appendFileSync,
+  constants,
   existsSync,
   mkdirSync,
   readFileSync,
@@ -13,7 +15,7 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { DataError, UsageError } from "../types/errors.ts";
 
 export const RUN_FILES = {
@@ -25,6 +27,8 @@ export const RUN_FILES = {
   trace: "trace.json",
   job: "job.json",
 } as const;
+
+const RUN_FOLDERS = ["timeline", "checkpoints", "logs"];
 
 /** One committed step, a line of `metrics.jsonl`. */
 export interface MetricsLine {
@@ -47,13 +51,33 @@ export class RunFolder {
    * anything else is never touched.
    */
   static create(path: string, force: boolean): RunFolder {
+    RunFolder.check(path, force);
     const folder = new RunFolder(path);
-    if (existsSync(folder.path)) folder.#clear(force);
-    for (const name of ["timeline", "checkpoints", "logs"]) mkdirSync(join(folder.path, name), { recursive: true });
+    for (const name of [...Object.values(RUN_FILES), ...RUN_FOLDERS]) {
+      rmSync(join(folder.path, name), { recursive: true, force: true });
+    }
+    try {
+      for (const name of RUN_FOLDERS) mkdirSync(join(folder.path, name), { recursive: true });
+    } catch (cause) {
+      throw new UsageError(`--out ${folder.path} cannot be made`, "name a folder that you may write to", { cause });
+    }
     return folder;
   }
 
-  #clear(force: boolean): void {
+  /** Throws UsageError where `create` would, and changes nothing. */
+  static check(path: string, force: boolean): void {
+    const folder = new RunFolder(path);
+    if (existsSync(folder.path)) folder.#checkContent(force);
+    let present = folder.path;
+    while (!existsSync(present)) present = dirname(present);
+    try {
+      accessSync(`${present}/.`, constants.W_OK | constants.X_OK);
+    } catch (cause) {
+      throw new UsageError(`--out ${folder.path}: ${present} cannot be written to`, "name another folder", { cause });
+    }
+  }
+
+  #checkContent(force: boolean): void {
     let names: string[];
     try {
       names = readdirSync(this.path);
@@ -73,8 +97,6 @@ export class RunFolder {
         "name another folder, or replace that run with --force",
       );
     }
-    const own = [...Object.values(RUN_FILES), "timeline", "checkpoints", "logs"];
-    for (const name of own) rmSync(join(this.path, name), { recursive: true, force: true });
   }
 
   file(...names: readonly string[]): string {

@@ -1,0 +1,64 @@
+/**
+ * @file Going on with a run in its own folder: which settings must stay, and whether there is anything left to do. Nothing
+ * is changed here.
+ */
+import { existsSync, realpathSync } from "node:fs";
+import { flagName, parseSettings, type SettingName, type Settings } from "../config/settings.ts";
+import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
+import { checkpointSteps } from "../runtime/checkpoint.ts";
+import { chooseEngines } from "../runtime/engines.ts";
+import { runningNodes } from "../runtime/process-control.ts";
+import { UsageError } from "../types/errors.ts";
+
+/** What changes nothing in the numbers may change on the way; the rest must stay. */
+const FREE_ON_RESUME: readonly SettingName[] = [
+  ...(["system", "nodes", "schedule", "steps", "dataDir", "checkpointEvery", "validateEvery", "stopAtLoss"] as const),
+  ...(["timeline", "orphans", "name"] as const),
+];
+
+/** The settings to go on with. Throws UsageError where `given` would change the numbers, or where no step is left. */
+export function resumedSettings(path: string, given: Readonly<Record<string, unknown>>): Settings {
+  const folder = new RunFolder(path);
+  const before = parseSettings(folder.readJson(RUN_FILES.config) as Record<string, unknown>);
+  const done = checkpointSteps(folder).at(-1) ?? 0;
+  if (done > 0) keepEngine(folder, before);
+  // One process has one node, which a ring that goes on need not keep; the other way round likewise.
+  const nodes = given["system"] === undefined || given["system"] === before.system ? before.nodes : undefined;
+  const engine = given["engine"] === "auto" ? undefined : given["engine"];
+  const settings = parseSettings({ ...before, nodes, ...given, engine: engine ?? before.engine });
+  const differing = (Object.keys(settings) as SettingName[]).find(
+    (name) => !FREE_ON_RESUME.includes(name) && settings[name] !== before[name],
+  );
+  if (differing !== undefined) {
+    throw new UsageError(
+      `--resume ${path}: that run has ${flagName(differing)} ${before[differing]}, not ${settings[differing]}`,
+      `leave ${flagName(differing)} out, or start a new run`,
+    );
+  }
+  if (done < settings.steps) return settings;
+  throw new UsageError(
+    `--resume ${path}: step ${done} is reached, and --steps is ${settings.steps}`,
+    `use for example --steps ${2 * done} to go on`,
+  );
+}
+
+/** `auto` became one engine when the run began: another one, or the same with other bits here, must not mix in. */
+function keepEngine(folder: RunFolder, settings: Settings): void {
+  const { engine: id } = folder.readJson(RUN_FILES.environment) as { readonly engine: string };
+  const kind = id.split(":")[0] as Exclude<Settings["engine"], "auto">;
+  settings.engine = kind;
+  if (chooseEngines(kind).ids.includes(id)) return;
+  throw new UsageError(
+    `--resume ${folder.path}: that run has engine ${id}, which gives other bits on this machine`,
+    "go on with it on the machine that it began on, or start a new run with --engine wasm-exact",
+  );
+}
+
+/** Two jobs in one folder would tear each other's files. */
+export function refuseRunning(out: string): void {
+  if (!existsSync(out)) return;
+  const path = realpathSync(out);
+  const running = runningNodes().find((entry) => entry.out === path);
+  if (running === undefined) return;
+  throw new UsageError(`${out} is the folder of the running job ${running.job}`, `end it first: ringtmp stop ${out}`);
+}
