@@ -66,7 +66,7 @@ export function parseSettings(values: Readonly<Record<string, unknown>>): Settin
   const named: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(values)) {
     const name = settingName(key);
-    if (!(name in settingsSchema.shape)) throw unknownSetting(key);
+    if (!Object.hasOwn(settingsSchema.shape, name)) throw unknownSetting(key);
     if (value !== undefined) named[name] = value;
   }
   const result = settingsSchema.safeParse(named);
