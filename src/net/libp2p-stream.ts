@@ -9,7 +9,8 @@ import type { Stream } from "@libp2p/interface";
 import { Inbox } from "./inbox.ts";
 import type { Outlet } from "./libp2p-encrypter.ts";
 import { streamEnded } from "./net-errors.ts";
-import { QUEUED_BYTES_MARK, UNREAD_BYTES_MAX_DEFAULT } from "./transport.ts";
+import { StagingRing } from "./staging.ts";
+import { QUEUED_BYTES_MARK, STAGED_BYTES_MAX, UNREAD_BYTES_MAX_DEFAULT } from "./transport.ts";
 import type { ByteStream, Ownership } from "./transport.ts";
 
 /** The socket may still refer to that many of the last bytes after it has accepted them: lent bytes end in a copy. */
@@ -23,11 +24,18 @@ interface Waiter {
 
 const DONE = Promise.resolve();
 
+/**
+ * What may still refer to staged memory when the queue is below its mark: the queue, and the socket, which takes one
+ * more write when it is above its own mark.
+ */
+const STAGED_IN_USE_BYTES_MAX = QUEUED_BYTES_MARK + TAIL_BYTES + STAGED_BYTES_MAX;
+
 export class Libp2pStream implements ByteStream {
   readonly remotePeer: string;
   readonly #stream: Stream;
   readonly #outlet: Outlet;
   readonly #inbox = new Inbox(UNREAD_BYTES_MAX_DEFAULT);
+  readonly #staging = new StagingRing(STAGED_IN_USE_BYTES_MAX, STAGED_BYTES_MAX);
   readonly #forget: () => void;
   #waiters: Waiter[] = [];
   /** Where this stream's last bytes stand in the outlet's order; infinite until its own queue has become empty. */
@@ -62,6 +70,10 @@ export class Libp2pStream implements ByteStream {
 
   set unreadBytesMax(bytes: number) {
     this.#inbox.bytesMax = bytes;
+  }
+
+  stage(sizeBytes: number): Uint8Array {
+    return this.#staging.take(sizeBytes);
   }
 
   write(bytes: Uint8Array, ownership: Ownership): boolean {

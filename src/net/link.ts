@@ -183,7 +183,11 @@ export class Link {
 
   async #sendAll(): Promise<void> {
     try {
-      await pipe(this.#outgoing, this.#outgoing.encode, (pieces) => this.#outgoing.writeTo(this.#stream, pieces));
+      await pipe(
+        this.#outgoing,
+        (entries) => this.#outgoing.encode(entries, this.#stream),
+        (pieces) => this.#outgoing.writeTo(this.#stream, pieces),
+      );
     } catch (error) {
       // When the stream has ended, what it received before is read first: it may hold the peer's reason.
       if (error instanceof NetworkError) this.#outgoing.fail(error);

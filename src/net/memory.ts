@@ -116,6 +116,11 @@ class MemoryStream implements ByteStream {
     this.source.bytesMax = bytes;
   }
 
+  /** `write` copies, so this is the caller's own. */
+  stage(sizeBytes: number): Uint8Array {
+    return new Uint8Array(sizeBytes);
+  }
+
   write(bytes: Uint8Array, _ownership: Ownership): boolean {
     if (this.#state !== "open") throw streamEnded(this.remotePeer);
     if (this.#queue.length === 0) queueMicrotask(() => this.#deliver());

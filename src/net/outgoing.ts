@@ -1,6 +1,7 @@
 /**
  * @file The sending half of a link: frames wait here for their credits, become bytes, and go to the stream in pieces.
- * Small frames are copied into one piece, which costs less than two; large payloads are sent from where they lie.
+ * Frames up to half a MiB are copied into one piece, which costs less than two; larger payloads are sent from where they
+ * lie.
  */
 import { assert, defined } from "../types/assert.ts";
 import type { NetworkError } from "../types/errors.ts";
@@ -8,11 +9,10 @@ import { writeFrameHeader } from "../wire/encode.ts";
 import type { LinkFields } from "../wire/encode.ts";
 import { HEADER_BYTES } from "../wire/header.ts";
 import type { FrameFields } from "../wire/header.ts";
+import { STAGED_BYTES_MAX } from "./transport.ts";
 import type { ByteStream, Ownership } from "./transport.ts";
 import type { SendWindow } from "./window.ts";
 
-/** Payloads up to this are copied behind their header. */
-const COPIED_BYTES_MAX = 64 * 1024;
 /** Large enough for the cipher to run at speed, small enough for other streams of the connection to come between. */
 const PIECE_BYTES = 512 * 1024;
 /** Frames that wait for credits. A caller that sends more without waiting has a bug. */
@@ -121,11 +121,11 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
   }
 
   /** Entries to pieces: a stage of the pipeline. */
-  encode = async function* (this: Outgoing, entries: AsyncIterable<Entry>): AsyncGenerator<Piece> {
+  async *encode(entries: AsyncIterable<Entry>, stream: ByteStream): AsyncGenerator<Piece> {
     for await (const entry of entries) {
       const { payload } = entry;
-      const isCopied = payload.byteLength <= COPIED_BYTES_MAX;
-      const first = Buffer.allocUnsafeSlow(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
+      const isCopied = HEADER_BYTES + payload.byteLength <= STAGED_BYTES_MAX;
+      const first = stream.stage(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
       writeFrameHeader(entry.fields, this.#linkFields(), payload, first);
       if (isCopied) first.set(payload, HEADER_BYTES);
       if (entry.isCredited) this.sent.messages++;
@@ -137,7 +137,7 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
         yield { bytes: payload.subarray(start, end), ownership: "lent", completes };
       }
     }
-  }.bind(this);
+  }
 
   /** The end of the pipeline: writes the pieces, no faster than the stream takes them. */
   async writeTo(stream: ByteStream, pieces: AsyncIterable<Piece>): Promise<void> {

@@ -12,6 +12,12 @@ export interface ByteStream {
   readonly remotePeer: string;
 
   /**
+   * Memory to fill and `write` at once, as `given`: the stream uses it again when the bytes have left. Only when the
+   * queue is below its mark, and for at most `STAGED_BYTES_MAX`.
+   */
+  stage(sizeBytes: number): Uint8Array;
+
+  /**
    * Queues bytes in order. They must not change while the stream has them.
    * @returns false when the queue is above its mark: wait for `ready()` before the next write
    * @throws NetworkError when the stream has ended
@@ -70,7 +76,10 @@ export interface Transport {
 export const DIAL_LIMIT_MS = 10_000;
 
 /** A writer pauses above this many queued bytes. */
-export const QUEUED_BYTES_MARK = 1024 * 1024;
+export const QUEUED_BYTES_MARK = 2 * 1024 * 1024;
+
+/** The largest part that `stage` gives. */
+export const STAGED_BYTES_MAX = 512 * 1024;
 
 /** Where nothing above sets a limit: enough for any handshake of a protocol. */
 export const UNREAD_BYTES_MAX_DEFAULT = 1024 * 1024;
