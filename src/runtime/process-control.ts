@@ -19,6 +19,7 @@ import { join, resolve } from "node:path";
 import { UsageError } from "../types/errors.ts";
 
 const LINE_BYTES_MAX = 65_536;
+const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
 const ANSWER_LIMIT_MS = 1_000;
 
 /** How to reach one running process of a job on this machine. */
@@ -99,7 +100,7 @@ function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown):
   });
 }
 
-/** One question to one process; undefined where it does not answer in time. */
+/** One question to one process; undefined where it does not answer in time, or not in one line of JSON. */
 export async function ask(entry: NodeEntry, request: ControlRequest): Promise<unknown> {
   return new Promise((done) => {
     const socket = createConnection(entry.socket);
@@ -107,9 +108,12 @@ export async function ask(entry: NodeEntry, request: ControlRequest): Promise<un
     socket.setEncoding("utf8");
     socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
     socket.on("connect", () => socket.write(`${request}\n`));
-    socket.on("data", (part: string) => (text += part));
+    socket.on("data", (part: string) => {
+      text += part;
+      if (text.length > ANSWER_BYTES_MAX) socket.destroy();
+    });
     socket.on("error", () => done(undefined));
-    socket.on("close", () => done(text.endsWith("\n") ? (JSON.parse(text) as unknown) : undefined));
+    socket.on("close", () => done(text.endsWith("\n") ? parseJson(text) : undefined));
   });
 }
 
@@ -118,26 +122,43 @@ export function runningNodes(): readonly NodeEntry[] {
   const folder = runtimeFolder();
   const entries: NodeEntry[] = [];
   for (const name of readdirSync(folder).filter((file) => file.endsWith(".json"))) {
-    const entry = readEntry(join(folder, name));
+    const file = join(folder, name);
+    const entry = readEntry(file);
     if (entry === undefined) continue;
     if (isAlive(entry.pid)) {
       entries.push(entry);
     } else {
-      rmSync(entryFile(entry), { force: true });
+      rmSync(file, { force: true });
       rmSync(entry.socket, { force: true });
     }
   }
   return entries.toSorted((a, b) => a.startedMs - b.startedMs || a.node - b.node);
 }
 
-/** Undefined where the process removed its file between our look and our read. */
+/** Undefined where the process removed its file between our look and our read, or where it is no entry. */
 function readEntry(file: string): NodeEntry | undefined {
-  if (!existsSync(file)) return undefined;
+  let text: string;
   try {
-    return JSON.parse(readFileSync(file, "utf8")) as NodeEntry;
+    text = readFileSync(file, "utf8");
   } catch {
     return undefined;
   }
+  const value = parseJson(text);
+  return isEntry(value) ? value : undefined;
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function isEntry(value: unknown): value is NodeEntry {
+  if (typeof value !== "object" || value === null) return false;
+  const { pid, socket, job, out } = value as Partial<NodeEntry>;
+  return Number.isSafeInteger(pid) && [socket, job, out].every((text) => typeof text === "string");
 }
 
 export function isAlive(pid: number): boolean {
