@@ -1,6 +1,6 @@
 /**
- * @file One process of the slow-consumer test: `consumer` listens and takes its time with each frame, `producer ADDRESS`
- * sends as fast as it may. Each tells by how much its resident memory grew at most.
+ * @file One process of the slow-consumer test: `consumer` listens and takes a hundred times as long for each frame as its way
+ * takes, `producer ADDRESS` sends as fast as it may, for a while. Each tells by how much its resident memory grew at most.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
@@ -11,8 +11,11 @@ import { FrameKind } from "../../src/wire/header.ts";
 
 const PROTOCOL = "/ringtmp/test/1";
 const FRAME_BYTES = 256 * 1024;
-export const FRAME_COUNT = 1600;
-const HANDLING_MS = 3;
+/** What an unbounded queue would hold: 400 MiB, sent within two seconds. */
+const FRAME_COUNT_MAX = 1600;
+/** A frame's way takes about 1 ms. */
+const HANDLING_MS = 100;
+const SENDING_MS = 6_000;
 
 /** Each frame has memory of its own, so that frames which wait for the handler show. */
 const destination: Receiver["destination"] = (header) => new Uint8Array(header.payloadBytes).fill(1);
@@ -47,11 +50,14 @@ async function produce(addresses: readonly string[]): Promise<void> {
   const receiver: Receiver = { destination, handle: () => {} };
   const { link } = await Link.open(await transport.dial(addresses, PROTOCOL), {}, receiver);
   begin();
+  const isOver = delay(SENDING_MS).then(() => true);
   // Each frame has memory of its own, which is free for the collector once it is sent.
-  for (let count = 0; count < FRAME_COUNT; count++)
-    await link.send({ kind: FrameKind.activation }, new Uint8Array(FRAME_BYTES));
-  await link.close(60_000);
+  for (let count = 0; count < FRAME_COUNT_MAX; count++) {
+    const sent = link.send({ kind: FrameKind.activation }, new Uint8Array(FRAME_BYTES)).then(() => false);
+    if (await Promise.race([sent, isOver])) break;
+  }
   tell(link.sent.messages);
+  link.abort("the test is over");
 }
 
 if (import.meta.main) {

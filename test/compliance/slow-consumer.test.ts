@@ -1,14 +1,13 @@
-/** @file A consumer that is slower than its producer bounds the memory of both processes, over TCP and TLS. */
+/** @file A consumer that is a hundred times slower than its producer bounds the memory of both processes, over TCP and TLS. */
 import { fork } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { afterEach, expect, test } from "vitest";
 import { WINDOW_BYTES_DEFAULT } from "../../src/net/window.ts";
-import { FRAME_COUNT } from "./slow-consumer-process.ts";
 
-/** Buffers of TLS and TCP that the collector has not yet freed. The whole transfer is 400 MiB. */
-const SLACK_BYTES = 112 * 1024 * 1024;
+/** Buffers of TLS, TCP and staging, and what the collector has not yet freed. Without credits it would be 400 MiB. */
+const SLACK_BYTES = 64 * 1024 * 1024;
 const children: ChildProcess[] = [];
 
 afterEach(() => {
@@ -32,7 +31,12 @@ test("both processes stay within the window and a constant", { timeout: 60_000 }
   const producer = start("producer", ...addresses);
   type Report = { growthBytes: number; messages: number };
   const [produced, consumed] = await Promise.all([answer<Report>(producer), answer<Report>(consumer)]);
-  expect([produced.messages, consumed.messages]).toEqual([FRAME_COUNT, FRAME_COUNT]);
+  // What the consumer handled and what may be under way; the producer was ready to send far more.
+  expect(consumed.messages).toBeGreaterThan(0);
+  expect(produced.messages).toBeLessThan(200);
+  process.stdout.write(
+    `growth: producer ${produced.growthBytes}, consumer ${consumed.growthBytes}, messages ${produced.messages}\n`,
+  );
   expect(produced.growthBytes, "producer").toBeLessThan(WINDOW_BYTES_DEFAULT + SLACK_BYTES);
   expect(consumed.growthBytes, "consumer").toBeLessThan(WINDOW_BYTES_DEFAULT + SLACK_BYTES);
 });
