@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { NetworkError, ProtocolError } from "../../src/types/errors.ts";
 import { Link } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
-import { DataType, FrameKind } from "../../src/wire/header.ts";
+import { DataType, FrameKind, HEADER_BYTES } from "../../src/wire/header.ts";
 import {
   compliance,
   drain,
@@ -119,8 +119,11 @@ export function linkCompliance(factory: TransportFactory): void {
         const payload = new Uint8Array(32 * 1024);
         const sends = Array.from({ length: 64 }, () => near.send({ kind: FrameKind.token }, payload));
         await soon(sends[5] ?? Promise.reject(new Error("no sixth")), "what fits into the window");
+        // The first echo would carry a grant; by the second, what it allows would have been sent.
+        await echoOf(far, near);
         await echoOf(far, near);
         expect(near.sent.bytes).toBeLessThan(windowBytes + 4096);
+        expect(near.sent.messages).toBe(Math.floor(windowBytes / (payload.byteLength + HEADER_BYTES)));
         expect(handled).toBe(1);
         const everything = Promise.all(sends);
         let isDone = false;
