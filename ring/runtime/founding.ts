@@ -57,15 +57,17 @@ class Founding {
   async run(): Promise<View> {
     await this.#init.transport.handle(CONTROL_PROTOCOL, (stream) => {
       let outputs: readonly FormationOutput[] = [];
+      let isAdmitted = false;
       const decide = (hello: Hello): Decision => {
         const reply = this.#request(hello, stream.remotePeer);
         outputs = reply.outputs;
+        isAdmitted = reply.decision.kind === "accept";
         return reply.decision;
       };
       // A stranger that says nothing sensible is cut off by the link; formation goes on.
       Link.accept(stream, decide).then(
         (link) => link !== undefined && this.#welcome(link, outputs),
-        () => {},
+        () => isAdmitted && this.#lose(stream.remotePeer, outputs),
       );
     });
     this.#act(this.#machine.handle({ kind: "begin" }));
@@ -117,11 +119,17 @@ class Founding {
     this.#links.set(link.remotePeer, link);
     void link.ended.then(() => {
       this.#links.delete(link.remotePeer);
-      this.#act(this.#machine.handle({ kind: "gone", peerId: link.remotePeer }));
-      this.#init.onPresent(this.#machine.present, this.#init.job.settings.nodes);
+      this.#lose(link.remotePeer, []);
     });
     this.#init.onPresent(this.#machine.present, this.#init.job.settings.nodes);
     this.#act(outputs);
+  }
+
+  /** A node that had a place is gone. `outputs`: of its request, where nobody has acted on them: others count the proposals. */
+  #lose(peerId: string, outputs: readonly FormationOutput[]): void {
+    this.#act(outputs);
+    this.#act(this.#machine.handle({ kind: "gone", peerId }));
+    this.#init.onPresent(this.#machine.present, this.#init.job.settings.nodes);
   }
 
   #act(outputs: readonly FormationOutput[]): void {
