@@ -153,7 +153,7 @@ describe("a place", () => {
     const joining = joinRing(ringInit(member, { kind: "joiner", address: founded.address, expected: {} }));
     await founded.until(2);
     const rings = await soon(
-      Promise.all([founded.ring, joining, founded.join({}, {}, member.addresses[0]!)]),
+      Promise.all([founded.ring, joining, founded.join({}, {}, member.addresses[0])]),
       "the ring",
     );
     expect(rings.map(({ node }) => node)).toEqual([0, 1, 2]);

@@ -92,7 +92,7 @@ class Duel {
       ]),
       "the formation",
     );
-    duel = new Duel(transports, rings[realNode]!, fake);
+    duel = new Duel(transports, rings[realNode], fake);
     return duel;
   }
 
@@ -178,7 +178,7 @@ describe("an edge's hello is refused", () => {
     const stranger = network.join("stranger");
     const folder = scratch.folder();
     const runs = rings.map((ring) => ring.train(folder));
-    const stream = await stranger.dial(rings[0]!.view.members[0]!.addresses, DATA_PROTOCOL);
+    const stream = await stranger.dial(rings[0].view.members[0]!.addresses, DATA_PROTOCOL);
     const hello = { kind: "edge", job: job.job, view: 0, direction: "forward" };
     await expect(soon(Link.open(stream, hello, new Listener()), "an edge")).rejects.toThrow(
       "peer stranger is not the neighbour node-1",

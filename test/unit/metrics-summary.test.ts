@@ -8,7 +8,7 @@ import { weightsSha256 } from "../../src/nn/digest.ts";
 const sha = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 test("the curve's digest is over little-endian float64 in step order", () => {
-  const losses = [2.302585092994046, 0.1, -0, Number.MIN_VALUE, 1e300];
+  const losses = [2.3125, 0.1, -0, Number.MIN_VALUE, 1e300];
   const bytes = Buffer.alloc(8 * losses.length);
   losses.forEach((loss, step) => bytes.writeDoubleLE(loss, 8 * step));
   expect(lossCurveSha256(losses)).toBe(createHash("sha256").update(bytes).digest("hex"));

@@ -59,7 +59,11 @@ describe("tasks as text", () => {
       kind: fc.constantFrom(...TASK_KINDS),
       microBatch: fc.nat(999_999_999).map(microBatchIndex),
     });
-    fc.assert(fc.property(task, (value) => void expect(parseTask(printTask(value))).toEqual(value)));
+    fc.assert(
+      fc.property(task, (value) => {
+        expect(parseTask(printTask(value))).toEqual(value);
+      }),
+    );
     expect(parseTask("2F0")).toEqual({ stage: 2, kind: "F", microBatch: 0 });
   });
 

@@ -48,11 +48,11 @@ const entry = (node: number, changes: Partial<NodeEntry> = {}): NodeEntry => ({
 const folderOf = (one: NodeEntry): string => join(one.socket, "..");
 
 async function serve(one: NodeEntry, asked: ControlRequest[] = []): Promise<void> {
-  const { close } = await serveControl(one, (request) => {
+  const server = await serveControl(one, (request) => {
     asked.push(request);
     return { request, step: 7 };
   });
-  cleanups.push(close);
+  cleanups.push(() => server.close());
 }
 
 /** What a raw client gets before the server hangs up. */
@@ -80,7 +80,7 @@ describe("a node", () => {
   test("answers status and stop, closed to other users, and leaves nothing behind", async () => {
     const asked: ControlRequest[] = [];
     const one = entry(0);
-    const { close } = await serveControl(one, (request) => {
+    const server = await serveControl(one, (request) => {
       asked.push(request);
       return { request };
     });
@@ -90,7 +90,7 @@ describe("a node", () => {
     expect(statSync(one.socket).mode & 0o777).toBe(0o600);
     expect(statSync(folderOf(one)).mode & 0o777).toBe(0o700);
     expect(runningNodes()).toEqual([one]);
-    close();
+    server.close();
     expect(readdirSync(folderOf(one))).toEqual([]);
     expect(await ask(one, "status")).toBeUndefined();
   });
