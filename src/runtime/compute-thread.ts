@@ -93,9 +93,13 @@ export class ComputeThread {
         if (reply.ok) resolve(reply.value);
         else reject(receivedError(reply.error));
       };
-      const wait = Atomics.waitAsync(this.#turns, 1, this.#received);
-      // Not at once even where the reply is there already: a second `run` must always find the first under way.
-      void Promise.resolve(wait.value).then(take);
+      const wait = (): void => {
+        const { value } = Atomics.waitAsync(this.#turns, 1, this.#received);
+        // Not at once even where the reply is there already: a second `run` must always find the first under way. The notice
+        // of the reply before may come late and end this wait: only the count says that a reply is there.
+        void Promise.resolve(value).then(() => (Atomics.load(this.#turns, 1) === this.#received ? wait() : take()));
+      };
+      wait();
     });
   }
 

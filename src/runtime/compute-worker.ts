@@ -134,8 +134,9 @@ function main(): void {
     return reply({ ok: false, error: sendableError(error) });
   }
   for (let turn = 0; ; turn++) {
-    // The main thread sends before it counts, so a message is there. It ends this thread by terminating it.
-    Atomics.wait(turns, 0, turn);
+    // The main thread sends, counts and then notifies: only the count says that a message is there, since the notice of the
+    // turn before may come late and end this wait. It ends this thread by terminating it.
+    while (Atomics.load(turns, 0) === turn) Atomics.wait(turns, 0, turn);
     const operation = receiveMessageOnPort(port)?.message as Operation;
     try {
       reply({ ok: true, value: worker.run(operation) });

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import type { SegmentInit } from "../../src/nn/layout.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { measureLayerCosts } from "../../src/runtime/compute-costs.ts";
@@ -136,4 +136,17 @@ test("costs of layers are whole microseconds, equal for equal layers, within bou
     expect(Number.isInteger(value) && value >= 1 && value < 1e6).toBe(true);
   }
   expect(costs[1]).toEqual(costs[2]);
+});
+
+// The sender counts, then notifies. Where it is preempted in between, the receiver has seen the count, has taken the message and
+// waits for the next one when the notice comes.
+test("a notice that comes late ends no wait, on either side", async () => {
+  const waits = vi.spyOn(Atomics, "waitAsync");
+  cleanups.push(() => waits.mockRestore());
+  waits.mockReturnValueOnce({ async: true, value: Promise.resolve("ok") });
+  const thread = await start();
+  const [turns] = waits.mock.calls[0] as unknown as [Int32Array];
+  await vi.waitUntil(() => Atomics.notify(turns, 0) === 1, { timeout: 10_000, interval: 1 });
+  waits.mockReturnValueOnce({ async: true, value: Promise.resolve("ok") });
+  expect((await thread.run({ kind: "digests" })).digests).toHaveLength(3);
 });
