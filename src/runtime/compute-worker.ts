@@ -131,7 +131,10 @@ function main(): void {
     worker = new Worker();
     reply({ ok: true, value: { step: worker.step } });
   } catch (error) {
-    return reply({ ok: false, error: sendableError(error) });
+    reply({ ok: false, error: sendableError(error) });
+    // Until it is terminated: its end would be heard before the error, and told instead.
+    Atomics.wait(turns, 0, 0);
+    return;
   }
   for (let turn = 0; ; turn++) {
     // The main thread sends, counts and then notifies: only the count says that a message is there, since the notice of the
