@@ -73,18 +73,16 @@ class Gate {
 
   /** Returns the exit code. */
   async run(mutations: readonly Mutation[]): Promise<number> {
-    try {
-      if (!(await this.#unpatchedPasses(mutations))) return 1;
-      const left = [...mutations];
-      const work = async (): Promise<void> => {
-        for (let next = left.shift(); next !== undefined; next = left.shift()) await this.#judge(next);
-      };
-      await Promise.all(Array.from({ length: PARALLEL_MAX }, work));
-      console.log(`${this.#caught} caught, ${this.#missed} missed`);
-      return this.#missed === 0 ? 0 : 1;
-    } finally {
-      rmSync(this.#folder, { recursive: true, force: true });
-    }
+    // Also where the gate is interrupted.
+    process.on("exit", () => rmSync(this.#folder, { recursive: true, force: true }));
+    if (!(await this.#unpatchedPasses(mutations))) return 1;
+    const left = [...mutations];
+    const work = async (): Promise<void> => {
+      for (let next = left.shift(); next !== undefined; next = left.shift()) await this.#judge(next);
+    };
+    await Promise.all(Array.from({ length: PARALLEL_MAX }, work));
+    console.log(`${this.#caught} caught, ${this.#missed} missed`);
+    return this.#missed === 0 ? 0 : 1;
   }
 
   async #unpatchedPasses(mutations: readonly Mutation[]): Promise<boolean> {

@@ -4,7 +4,7 @@
  */
 import { spawn } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
-import { join, relative } from "node:path";
+import { dirname, join, relative } from "node:path";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const SET_UP_LIMIT_MS = 120_000;
@@ -16,6 +16,19 @@ export interface Ended {
   /** Null where it was killed, at its limit or otherwise. */
   readonly code: number | null;
   readonly output: string;
+}
+
+/** Groups of processes that run: an interrupted gate ends them too. */
+const running = new Set<number>();
+process.on("exit", () => running.forEach(endGroup));
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
+
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // It has ended by itself.
+  }
 }
 
 /** A copy of the sources as they are now, in the new folder `path`. */
@@ -35,15 +48,20 @@ export function copyTree(path: string): void {
 export function run(program: string, parameters: readonly string[], cwd: string, limitMs: number): Promise<Ended> {
   return new Promise((done) => {
     let output = "";
-    const child = spawn(program, parameters, { cwd, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    // What a test that was cut off leaves behind goes with the copies.
+    const env = { ...process.env, TMPDIR: dirname(cwd) };
+    const child = spawn(program, parameters, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
     const keep = (part: Buffer): void => {
       if (output.length < OUTPUT_BYTES_MAX) output += part.toString();
     };
     child.stdout.on("data", keep);
     child.stderr.on("data", keep);
-    const timer = setTimeout(() => child.pid !== undefined && process.kill(-child.pid, "SIGKILL"), limitMs);
+    const { pid } = child;
+    if (pid !== undefined) running.add(pid);
+    const timer = setTimeout(() => pid !== undefined && endGroup(pid), limitMs);
     const end = (code: number | null): void => {
       clearTimeout(timer);
+      if (pid !== undefined) running.delete(pid);
       done({ code, output });
     };
     child.on("error", (error) => {
