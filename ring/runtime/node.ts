@@ -116,14 +116,22 @@ export class RingNode {
   }
 
   async #startCompute(): Promise<ComputeThread> {
-    const { job, view, folder } = this.#init;
+    const { view } = this.#init;
     const { model, optimizer, lr, seed, batch, microBatches } = this.#settings;
     const engine = view.engine.split(":")[0] as EngineKind;
     this.#machine = new StageMachine(this.#stageInit());
-    const restore = job.firstStep > 0 ? { restore: newestCheckpoint(folder, this.layers).files } : {};
     const rows = batch / microBatches;
     const segment = { model, layers: this.layers, rows, slots: this.#machine.slots, optimizer, rate: lr, seed, batch };
-    return ComputeThread.start({ segment, engine, ...restore });
+    return ComputeThread.start({ segment, engine });
+  }
+
+  /** Digests of the weights before the job's first step, also where the run goes on from a checkpoint, which is then loaded. */
+  async #loadWeights(compute: ComputeThread): Promise<readonly Uint8Array[]> {
+    const { job, folder } = this.#init;
+    const { digests } = await compute.run<"digests">({ kind: "digests" });
+    if (job.firstStep > 0)
+      await compute.run<"load">({ kind: "load", files: newestCheckpoint(folder, this.layers).files });
+    return digests;
   }
 
   #stageInit() {
@@ -148,7 +156,7 @@ export class RingNode {
   }
 
   async #trainOn(compute: ComputeThread): Promise<RunOutcome> {
-    const initial = await compute.run<"digests">({ kind: "digests" });
+    const initial = await this.#loadWeights(compute);
     const driver = this.#createDriver(compute);
     if (this.#init.view.members.length > 1) await this.#openEdges(driver);
     this.#startedCpuMs = threadCpuMs();
@@ -158,7 +166,7 @@ export class RingNode {
     const final = await compute.run<"digests">({ kind: "digests" });
     this.#timeline.flush();
     const source: ReportSource = {
-      initial: initial.digests,
+      initial,
       final: final.digests,
       layers: this.layers,
       clockwork: driver.clockwork,

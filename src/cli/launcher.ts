@@ -181,7 +181,9 @@ class Launcher {
     const told = this.#failures.filter(({ name }) => this.#interrupts > 0 || name !== InterruptedError.name);
     const cause = this.#firstDead;
     if (!this.#isFormed && cause?.end?.signal === "SIGKILL") return undefined;
-    return told.find(({ exitCode }) => exitCode === ExitCode.lost) ?? told[0];
+    const ofCode = (code: ExitCode): ToldError | undefined => told.find(({ exitCode }) => exitCode === code);
+    // A bug in one node is a lost node to the others.
+    return ofCode(ExitCode.unexpected) ?? ofCode(ExitCode.lost) ?? told[0];
   }
 
   get #firstDead(): Child | undefined {

@@ -3,6 +3,7 @@
  * parent may die: the node finishes the run, or ends with it, as `--orphans` says.
  */
 import { NodeProcess, type NodeEvent, type NodeProcessInit } from "./run-node.ts";
+import type { ToldError } from "./failure.ts";
 import { ExitCode } from "../types/errors.ts";
 
 export type ParentMessage =
@@ -26,7 +27,11 @@ export async function runNodeCommand(): Promise<void> {
   // A user may end one node with a signal: the ring then stops in order.
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => node?.requestStop());
   node = new NodeProcess(init, throttled(tellParent));
-  const failure = await node.run();
+  process.on("uncaughtException", (error) => void exitWith(node?.fail(error)));
+  await exitWith(await node.run());
+}
+
+async function exitWith(failure: ToldError | undefined): Promise<never> {
   await told;
   process.exit(failure?.exitCode ?? ExitCode.done);
 }

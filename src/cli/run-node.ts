@@ -86,13 +86,18 @@ export class NodeProcess {
       this.#emit({ kind: "done", summary });
       return undefined;
     } catch (error) {
-      const told = tellError(error, this.#folder?.file("logs"));
-      this.#log?.error({ error: told }, told.message);
-      this.#emit({ kind: "failed", error: told });
-      return told;
+      return this.fail(error);
     } finally {
       await this.#transport?.close();
     }
+  }
+
+  /** Tells the log and whoever started this process; also for an error that nobody awaits. */
+  fail(error: unknown): ToldError {
+    const told = tellError(error, this.#folder?.file("logs"));
+    this.#log?.error({ error: told }, told.message);
+    this.#emit({ kind: "failed", error: told });
+    return told;
   }
 
   async #live(): Promise<RunOutcome> {

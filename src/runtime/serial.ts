@@ -79,25 +79,25 @@ export class SerialRun {
   async train(): Promise<Record<string, unknown>> {
     const { settings, firstStep, folder } = this.#init;
     const { model, optimizer, lr: rate, seed, batch, microBatches } = settings;
-    const restore = firstStep > 0 ? { restore: newestCheckpoint(folder).files } : {};
     const segment = { model, layers: this.layers, rows: batch / microBatches, slots: 1, optimizer, rate, seed, batch };
     const compute = await ComputeThread.start({
       segment,
       engine: defined(this.#engines.kinds[0], "an engine"),
-      ...restore,
     });
     try {
-      return await this.#trainOn(compute);
+      const { digests } = await compute.run<"digests">({ kind: "digests" });
+      if (firstStep > 0) await compute.run<"load">({ kind: "load", files: newestCheckpoint(folder).files });
+      return await this.#trainOn(compute, digests);
     } finally {
       this.#timeline.flush();
       await compute.stop();
     }
   }
 
-  async #trainOn(compute: ComputeThread): Promise<Record<string, unknown>> {
+  /** `initial`: digests of the layers before the job's first step, also where the run goes on. */
+  async #trainOn(compute: ComputeThread, initial: readonly Uint8Array[]): Promise<Record<string, unknown>> {
     const { settings, firstStep } = this.#init;
     const { steps, checkpointEvery, validateEvery, stopAtLoss } = settings;
-    const initial = await compute.run<"digests">({ kind: "digests" });
     const startedCpuMs = threadCpuMs();
     let completed = firstStep;
     for (let isLast = false; !isLast;) {
@@ -110,7 +110,7 @@ export class SerialRun {
     }
     const final = await compute.run<"digests">({ kind: "digests" });
     this.#timeline.flush();
-    return this.#summarize(this.#report(initial.digests, final.digests, threadCpuMs() - startedCpuMs));
+    return this.#summarize(this.#report(initial, final.digests, threadCpuMs() - startedCpuMs));
   }
 
   async #step(compute: ComputeThread, step: number): Promise<number> {
