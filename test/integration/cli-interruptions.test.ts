@@ -2,7 +2,7 @@
  * @file Runs that are disturbed by signals: what is killed, what ends in order, and that whatever goes on from the disk ends
  * with the bits of a run that nobody disturbed.
  */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { CommandLine, SMALL, until, type Running, type Summary } from "../helpers/cli.ts";
 
@@ -143,6 +143,31 @@ test(
 function pidsOf(cli: CommandLine): readonly number[] {
   return cli.nodes.map(({ pid }) => pid);
 }
+
+test(
+  "a bug in a node: the launcher tells it and where the log is",
+  async () => {
+    await using cli = new CommandLine();
+    const planted = `import { rmSync } from "node:fs"; import { isMainThread } from "node:worker_threads";
+      const look = () => { try { rmSync("planted"); } catch { return; } throw new Error("a planted bug"); };
+      if (isMainThread && process.argv[2] === "node") setInterval(look, 20).unref();`;
+    const [node, ...program] = CommandLine.command(["up", "-n", "3", ...JOB, "--steps", "1000000"]);
+    const source = `data:text/javascript,${encodeURIComponent(planted)}`;
+    const launcher = cli.spawn([node, "--import", source, ...program, "--orphans", "end", "--out", "run"]);
+    await cli.reached(launcher, "run", 5);
+    writeFileSync(cli.file("planted"), "");
+    const { code, stderr } = await launcher.ended;
+    expect(stderr).toMatch(
+      /error: unexpected: Error: a planted bug\n {2}fix: this is a bug: .* the log is \S+\/run\/logs\n$/,
+    );
+    expect(code).toBe(1);
+    const logs = readdirSync(cli.file("run", "logs")).map((name) =>
+      readFileSync(cli.file("run", "logs", name), "utf8"),
+    );
+    expect(logs.join("")).toContain("a planted bug");
+  },
+  LIMIT_MS,
+);
 
 test(
   "one process alone is interrupted like a ring",

@@ -1,0 +1,206 @@
+/**
+ * @file What a command says of input that it cannot use: the exit code, one line of cause that names field and value, one line of
+ * remedy, no stack; and that nothing is replaced or lost.
+ */
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { gzipSync } from "node:zlib";
+import { describe, expect, test } from "vitest";
+import { CommandLine, SMALL, type Ended } from "../helpers/cli.ts";
+
+const LIMIT_MS = 60_000;
+const SERIAL = ["train", "--system", "serial", ...SMALL, "--steps", "2", "--quiet"] as const;
+
+/** Cause and remedy, after checking the form of all that was said. */
+function expectRefusal({ code, stdout, stderr }: Ended, expectedCode: number): readonly [string, string] {
+  expect(stderr).toMatch(/(^|\n)error: [^\n]+\n {2}fix: [^\n]+\n$/);
+  expect(stderr).not.toMatch(/\n {4}at |undefined|\[object|unexpected:/);
+  expect({ code, stdout }, stderr).toEqual({ code: expectedCode, stdout: "" });
+  const [cause = "", remedy = ""] = stderr.trimEnd().split("\n").slice(-2);
+  return [cause.replace("error: ", ""), remedy.replace("  fix: ", "")];
+}
+
+/** Arguments as typed, cause, remedy. */
+const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
+  ["up --stepz 3", /unknown option '--stepz'/, /did you mean --steps\?/],
+  ["upp", /unknown command 'upp'/, /did you mean up\? ringtmp --help/],
+  ["up now", /too many arguments for 'up'.*: now/, /ringtmp up --help/],
+  ["join", /missing required argument 'multiaddr'/, /ringtmp join --help/],
+  ["up --steps", /option '--steps <count>' argument missing/, /ringtmp up --help/],
+  ["train --system rign", /--system "rign": one of ring, serial is needed; did you mean ring\?/, /--system/],
+  ["train --optimizer adm", /--optimizer "adm".* did you mean adam\?/, /--optimizer/],
+  ["train --data digist", /unknown data set "digist"/, /did you mean "digits"\?/],
+  ["why", /ringtmp why: not in this version/, /ringtmp --help/],
+  ["chaos --kills 3", /ringtmp chaos: not in this version/, /ringtmp --help/],
+  ["up --pace 2GFLOP/s", /--pace: not in this version/, /leave it out/],
+  ["up --memory-limit=1MiB", /--memory-limit: not in this version/, /leave it out/],
+  ["up --schedule zero-bubble", /--schedule "zero-bubble": not in this version/, /--schedule/],
+  ["up --replicas 1", /--replicas "1": not in this version \(which has 0 only\)/, /--replicas/],
+  ["up --laps 2", /--laps "2": not in this version/, /--laps/],
+  ["train --system ps", /--system "ps": not in this version/, /--system/],
+  ["up --engine blas", /--engine "blas": not in this version/, /--engine/],
+  ["up --wire f16", /--wire "f16": not in this version/, /--wire/],
+  ["up --model gpt:layers=4", /model "gpt:layers=4": not in this version/, /mlp:784-256-10/],
+  ["up -n 5", /nodes 5 is more than the model's 4 layers/, /at most -n 4/],
+  ["up -n 0", /--nodes "0": a whole number from 1 to 1024/, /--nodes/],
+  ["up -n -3", /--nodes "-3": a whole number from 1 to 1024/, /--nodes/],
+  ["up --steps 1e30", /--steps "1e30": a whole number from 1 to 1000000000/, /--steps/],
+  ["up --steps 2.5", /--steps "2.5": a whole number/, /--steps/],
+  ["up --batch many", /--batch "many": a whole number/, /--batch/],
+  ["up --micro-batches 0", /--micro-batches "0": a whole number/, /--micro-batches/],
+  ["up --batch 100", /--batch 100 is not divisible by --micro-batches 8/, /--batch 104/],
+  ["up --lr -1", /--lr "-1": a number above 0/, /--lr/],
+  ["up --lr 1e999", /--lr "1e999": a number above 0/, /--lr/],
+  ["up --seed -1", /--seed "-1": a whole number from 0/, /--seed/],
+  ["up --timeline some", /--timeline "some" is not known/, /all, none or last:20/],
+  ["up --local 9", /--local "9": a whole number from 1 to -n \(4\)/, /how many/],
+  ["up --name ", /--name "": a text that is not empty/, /--name/],
+  ["up --model mlp:784--10", /"" is not a whole number from 1 to 65536/, /mlp:784-256-10/],
+  ["train --system serial --model mlp:784-9", /gives 9 classes; digits has 784 and 10/, /--model mlp:784-10/],
+  ["train --system serial --model mlp:9-10", /takes 9 features/, /--model mlp:784-10/],
+  ["up --config none.json", /--config none.json cannot be read/, /config.json/],
+  ["up --resume none --out run", /--resume goes on in its own folder/, /leave --out/],
+  ["join nowhere", /"nowhere" is not an address of a peer/, /\/ip4\//],
+  ["up -n 1 --model mlp:784-10 --listen nowhere", /"nowhere" is not an address of a peer/, /\/ip4\//],
+  ["status", /no job runs/, /ringtmp jobs/],
+  ["stop none", /no running job is "none"/, /ringtmp jobs/],
+  ["data get emnist", /data get emnist: not a data set that is downloaded/, /did you mean mnist\?/],
+  ["data lst", /unknown command 'lst'/, /did you mean list\?/],
+];
+
+test(
+  "flags, values and commands that are not known",
+  async () => {
+    await using cli = new CommandLine();
+    for (const [typed, cause, remedy] of USAGE) {
+      const said = expectRefusal(await cli.run(...typed.split(" ")), 2);
+      expect(said[0], typed).toMatch(cause);
+      expect(said[1], typed).toMatch(remedy);
+    }
+    expect(
+      readdirSync(cli.folder).filter((name) => name !== ".runtime"),
+      "nothing was written",
+    ).toEqual([]);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "configuration files",
+  async () => {
+    await using cli = new CommandLine();
+    const cases = [
+      ["{ steps", /--config bad.json cannot be read as JSON/],
+      ["[1]", /--config bad.json does not hold an object/],
+      ['{"step": 3}', /unknown setting "step"/],
+      ['{"servers": 1}', /setting "servers": not in this version/],
+      ['{"steps": "all"}', /--steps "all": a whole number/],
+    ] as const;
+    for (const [content, cause] of cases) {
+      writeFileSync(cli.file("bad.json"), content);
+      expect(expectRefusal(await cli.run("up", "--config", "bad.json"), 2)[0]).toMatch(cause);
+    }
+  },
+  LIMIT_MS,
+);
+
+describe("addresses", () => {
+  test(
+    "a port in use costs nothing; nobody at an address",
+    async () => {
+      await using cli = new CommandLine();
+      const server = createServer().listen(0, "127.0.0.1");
+      await new Promise((done) => server.once("listening", done));
+      const { port } = server.address() as AddressInfo;
+      const summary = await cli.train("--system", "serial", ...SMALL, "--steps", "2", "--out", "kept");
+      const listen = ["--listen", `/ip4/127.0.0.1/tcp/${port}`] as const;
+      for (const out of [
+        ["--out", "kept", "--force"],
+        ["--out", "new"],
+      ]) {
+        const ended = await cli.run("up", ...SMALL, "-n", "2", ...listen, ...out);
+        expect(expectRefusal(ended, 4)[0]).toBe(`port ${port} is in use`);
+      }
+      expect(cli.json("kept", "summary.json")).toEqual(summary);
+      expect(readdirSync(cli.folder).toSorted()).toEqual([".runtime", "kept"]);
+      await new Promise((done) => server.close(done));
+      const nobody = await cli.run("join", `/ip4/127.0.0.1/tcp/${port}`, "--out", "new");
+      expect(expectRefusal(nobody, 4)[0]).toBe(`cannot reach /ip4/127.0.0.1/tcp/${port}: nothing listens there`);
+      expect(readdirSync(cli.folder)).not.toContain("new");
+    },
+    LIMIT_MS,
+  );
+});
+
+describe("data", () => {
+  /** Four files of an MNIST of five images each. */
+  function writeMnist(folder: string): void {
+    mkdirSync(folder, { recursive: true });
+    for (const part of ["train", "t10k"]) {
+      const images = Buffer.alloc(16 + 5 * 784);
+      for (const [index, word] of [2051, 5, 28, 28].entries()) images.writeUInt32BE(word, 4 * index);
+      const labels = Buffer.from([0, 0, 8, 1, 0, 0, 0, 5, 0, 1, 2, 3, 9]);
+      writeFileSync(`${folder}/${part}-images-idx3-ubyte.gz`, gzipSync(images));
+      writeFileSync(`${folder}/${part}-labels-idx1-ubyte.gz`, gzipSync(labels));
+    }
+  }
+
+  test(
+    "images and labels that are missing, torn or wrong",
+    async () => {
+      await using cli = new CommandLine();
+      const flags = [...SERIAL, "--data", "mnist", "--data-dir", "images", "--out", "run"] as const;
+      const images = "images/train-images-idx3-ubyte.gz";
+      const labels = "images/train-labels-idx1-ubyte.gz";
+      const whole = (): void => writeMnist(cli.file("images"));
+      const write = (file: string, bytes: readonly number[]): void =>
+        writeFileSync(cli.file(file), gzipSync(Buffer.from(bytes)));
+      const cases: readonly (readonly [() => void, RegExp])[] = [
+        [() => {}, /^images has no train-images-idx3-ubyte.gz/],
+        [
+          () => writeFileSync(cli.file(images), readFileSync(cli.file(images)).subarray(0, 40)),
+          /ubyte.gz is torn or no gzip/,
+        ],
+        [() => write(labels, [0, 0, 8, 9, 0, 0, 0, 1, 0]), /labels.*: expected the magic number 2049, found 2057/],
+        [() => write(labels, [0, 0, 8, 1, 0, 0, 0, 5, 0, 1, 2, 10, 4]), /labels.*: label 3 is 10, expected 0..9/],
+        [() => write(labels, [0, 0, 8, 1, 0, 0, 0, 2, 0, 1]), /has 5 images, but .* 2 labels/],
+      ];
+      for (const [index, [spoil, cause]] of cases.entries()) {
+        if (index > 0) whole();
+        spoil();
+        const [said, remedy] = expectRefusal(await cli.run(...flags), 3);
+        expect(said).toMatch(cause);
+        expect(remedy).toContain("--data-dir");
+      }
+      // A ring says the same, whose founder reads the data.
+      const ring = await cli.run("up", ...SMALL, "-n", "2", ...flags.slice(-6));
+      expect(expectRefusal(ring, 3)[0]).toMatch(/has 5 images, but .* 2 labels/);
+      whole();
+      expect((await cli.run(...flags)).code).toBe(0);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "tables that are empty, broken or of other widths",
+    async () => {
+      await using cli = new CommandLine();
+      const cases = [
+        ["", 3, /table.csv: the file is empty/],
+        ["1,2,0\n1,NaN,1\n1,2,0\n1,2,0\n1,2,0\n", 3, /line 2, column 2: expected a finite number, found "NaN"/],
+        ["1,2,0\n1,2\n1,2,0\n1,2,0\n1,2,0\n", 3, /line 2: expected 3 columns, found 2/],
+        [
+          "1,2,0\n1,2,1\n1,2,0\n1,2,0\n1,2,0\n",
+          2,
+          /takes 784 features and gives 10 classes; csv:table.csv has 2 and 2/,
+        ],
+      ] as const;
+      for (const [content, code, cause] of cases) {
+        writeFileSync(cli.file("table.csv"), content);
+        expect(expectRefusal(await cli.run(...SERIAL, "--data", "csv:table.csv"), code)[0]).toMatch(cause);
+      }
+      expect(expectRefusal(await cli.run(...SERIAL, "--data", "csv:none.csv"), 3)[0]).toMatch(/none.csv: no such file/);
+    },
+    LIMIT_MS,
+  );
+});
