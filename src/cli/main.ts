@@ -52,7 +52,7 @@ function addRunCommands(program: Command): void {
     .option("--invite <token>", "who joins must know this token")
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp up\n  ringtmp up -n 4 --model mlp:784-512-512-10 --steps 300 --out results/runs/first\n  ringtmp up -n 4 --local 2    (two more join with the command that it prints)",
+      "\nExamples:\n  ringtmp up\n  ringtmp up -n 4 --model mlp:784-512-512-10 --out results/runs/first\n  ringtmp up -n 4 --local 2    (two more join with the command that it prints)",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train({ ...options, system: "ring" })));
   const train = program.command("train").description("train on any system; without a live view");

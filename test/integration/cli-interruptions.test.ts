@@ -3,22 +3,25 @@
  * with the bits of a run that nobody disturbed.
  */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { CommandLine, SMALL, until, type Running, type Summary } from "../helpers/cli.ts";
 
 const LIMIT_MS = 90_000;
-const STEPS = 300;
+const STEPS = 200;
 const JOB = [...SMALL, "--steps", String(STEPS)] as const;
 
-async function undisturbed(cli: CommandLine): Promise<Summary> {
-  return cli.train("--system", "serial", ...JOB, "--out", "undisturbed");
-}
+/** The same job in one process that nobody disturbs. */
+let expected: Summary;
+beforeAll(async () => {
+  await using cli = new CommandLine();
+  expected = await cli.train("--system", "serial", ...JOB, "--out", "undisturbed");
+}, LIMIT_MS);
 
 function startRing(cli: CommandLine, ...flags: readonly string[]): Running {
   return cli.start("up", "-n", "3", ...JOB, "--json", "--out", "run", ...flags);
 }
 
-function expectWhole(cli: CommandLine, expected: Summary): void {
+function expectWhole(cli: CommandLine): void {
   const { weightsSha256, lossCurveSha256, testAccuracy } = expected;
   expect(cli.json("run", "summary.json")).toMatchObject({ weightsSha256, lossCurveSha256, testAccuracy, steps: STEPS });
   const steps = cli.lines("run", "metrics.jsonl").map((line) => line["step"]);
@@ -29,14 +32,13 @@ test(
   "the launcher is killed: the nodes finish the run",
   async () => {
     await using cli = new CommandLine();
-    const expected = await undisturbed(cli);
     const launcher = startRing(cli, "--orphans", "finish");
     await cli.reached(launcher, "run", 5);
     launcher.process.kill("SIGKILL");
     await launcher.ended;
     expect(cli.nodes, "the nodes outlive their launcher").toHaveLength(3);
     await cli.gone(30_000);
-    expectWhole(cli, expected);
+    expectWhole(cli);
     expect(cli.json("run", "checkpoints", String(STEPS), "manifest.json")["step"]).toBe(STEPS);
     expect(readdirSync(cli.file("run", "timeline"))).toHaveLength(3);
     expect(cli.json("run", "trace.json")["traceEvents"]).not.toHaveLength(0);
@@ -62,7 +64,6 @@ test(
   "a node is killed: the run ends with its name, and goes on from the checkpoint on another number of nodes",
   async () => {
     await using cli = new CommandLine();
-    const expected = await undisturbed(cli);
     const launcher = startRing(cli, "--orphans", "end", "--checkpoint-every", "20");
     await cli.reached(launcher, "run", 45);
     const { stdout } = await cli.run("status", "--json", "--job", "run");
@@ -78,7 +79,7 @@ test(
     expect(resumed, resumed.stderr).toMatchObject({ code: 0 });
     expect(JSON.parse(resumed.stdout)).toEqual(cli.json("run", "summary.json"));
     expect(cli.json("run", "summary.json")["nodes"]).toBe(2);
-    expectWhole(cli, expected);
+    expectWhole(cli);
   },
   LIMIT_MS,
 );
@@ -87,7 +88,6 @@ test(
   "interrupted once: the step is finished, what there is is written, and the run can go on",
   async () => {
     await using cli = new CommandLine();
-    const expected = await undisturbed(cli);
     const launcher = startRing(cli, "--orphans", "end");
     await cli.reached(launcher, "run", 5);
     launcher.process.kill("SIGINT");
@@ -100,7 +100,7 @@ test(
     expect(cli.json("run", "summary.json")["steps"]).toBe(steps);
     // One process goes on with what three began.
     await cli.train("--resume", "run", "--system", "serial");
-    expectWhole(cli, expected);
+    expectWhole(cli);
   },
   LIMIT_MS,
 );
@@ -173,7 +173,6 @@ test(
   "one process alone is interrupted like a ring",
   async () => {
     await using cli = new CommandLine();
-    const expected = await undisturbed(cli);
     const serial = cli.start("train", "--system", "serial", ...JOB, "--json", "--out", "run");
     await cli.reached(serial, "run", 5);
     serial.process.kill("SIGTERM");
@@ -181,7 +180,7 @@ test(
     expect(code).toBe(130);
     expect(JSON.parse(stdout)).toEqual(cli.json("run", "summary.json"));
     await cli.train("--resume", "run", "--system", "ring", "-n", "3");
-    expectWhole(cli, expected);
+    expectWhole(cli);
   },
   LIMIT_MS,
 );

@@ -130,8 +130,9 @@ test(
 const NETWORK = `ringtmp${process.pid}`;
 const [HERE, THERE] = [`${NETWORK}a`, `${NETWORK}b`];
 
+const TOOL = "ip";
 function ip(...parameters: readonly string[]): boolean {
-  return spawnSync("ip", parameters).status === 0;
+  return spawnSync(TOOL, parameters).status === 0;
 }
 
 /** Two machines on one cable, where this user may lay one. */
