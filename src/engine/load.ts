@@ -22,7 +22,7 @@ function compile(kind: EngineKind): WebAssembly.Module {
   const code = readFileSync(file);
   if (!WebAssembly.validate(code)) {
     const remedy = kind === "wasm" ? "use `--engine wasm-exact`, or Node 24 or later" : "use Node 24 or later";
-    throw new UsageError(`Node ${process.version} cannot run engine ${kind} here`, remedy);
+    throw new UsageError(`this Node cannot run engine ${kind}`, remedy);
   }
   const module = new WebAssembly.Module(code);
   modules.set(kind, module);
