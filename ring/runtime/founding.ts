@@ -46,6 +46,7 @@ class Founding {
   readonly #init: FoundingInit;
   readonly #machine: FormationMachine;
   readonly #links = new Map<string, Link>();
+  #toldPresent = 1;
   readonly #decided = Promise.withResolvers<View>();
 
   constructor(init: FoundingInit) {
@@ -121,7 +122,7 @@ class Founding {
       this.#links.delete(link.remotePeer);
       this.#lose(link.remotePeer, []);
     });
-    this.#init.onPresent(this.#machine.present, this.#init.job.settings.nodes);
+    this.#tellPresent();
     this.#act(outputs);
   }
 
@@ -129,7 +130,15 @@ class Founding {
   #lose(peerId: string, outputs: readonly FormationOutput[]): void {
     this.#act(outputs);
     this.#act(this.#machine.handle({ kind: "gone", peerId }));
-    this.#init.onPresent(this.#machine.present, this.#init.job.settings.nodes);
+    this.#tellPresent();
+  }
+
+  /** Once for each change: after the decision links end one by one, and nobody has left. */
+  #tellPresent(): void {
+    const { present } = this.#machine;
+    if (present === this.#toldPresent) return;
+    this.#toldPresent = present;
+    this.#init.onPresent(present, this.#init.job.settings.nodes);
   }
 
   #act(outputs: readonly FormationOutput[]): void {

@@ -9,7 +9,7 @@ import { ToldFailure, type ToldError } from "./failure.ts";
 import type { ParentMessage } from "./node.ts";
 import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
 import type { NodeEvent, NodeProcessInit } from "./run-node.ts";
-import type { RunRequest, RunResult } from "./train.ts";
+import type { RunRequest, RunResult } from "./run-request.ts";
 
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;

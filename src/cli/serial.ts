@@ -10,7 +10,7 @@ import { SerialRun } from "../runtime/serial.ts";
 import { ExitCode } from "../types/errors.ts";
 import type { Progress } from "./progress.ts";
 import { openRun } from "./run-node.ts";
-import type { RunRequest, RunResult } from "./train.ts";
+import type { RunRequest, RunResult } from "./run-request.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 

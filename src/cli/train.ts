@@ -8,29 +8,13 @@ import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { launchRing } from "./launcher.ts";
 import { Progress } from "./progress.ts";
+import type { RunRequest } from "./run-request.ts";
 import { refuseRunning, resumedSettings } from "./resume.ts";
 import { trainSerial } from "./serial.ts";
 import { printSummary } from "./print-summary.ts";
 import { givenValues } from "./training-flags.ts";
 
 type Options = Readonly<Record<string, unknown>>;
-
-/** What a run is asked for beside its settings. */
-export interface RunRequest {
-  readonly settings: Settings;
-  readonly out: string;
-  readonly force: boolean;
-  readonly resume: boolean;
-  readonly local: number;
-  readonly listen: string | null;
-  readonly invite: string | null;
-}
-
-/** A run that ended in order; `interrupted` where the user ended it. */
-export interface RunResult {
-  readonly summary: Record<string, unknown>;
-  readonly interrupted: boolean;
-}
 
 export async function train(options: Options): Promise<number> {
   const request = requestOf(options);

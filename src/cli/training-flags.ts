@@ -1,5 +1,6 @@
 /** @file The training flags, as `up`, `train` and `join` share them, and the way from flags and config files to settings. */
 import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { Option, type Command } from "commander";
 import { flagName, LATER_SETTINGS, SETTING_NAMES, settingsSchema, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../types/errors.ts";
@@ -42,10 +43,14 @@ export function addTrainingFlags(command: Command, names: readonly SettingName[]
   return command;
 }
 
-/** Values that were given, by setting. */
+/** Values that were given, by setting. Paths become absolute: nodes and later commands may run in another folder. */
 export function givenSettings(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const given = SETTING_NAMES.filter((name) => options[name] !== undefined).map((name) => [name, options[name]]);
-  return Object.fromEntries(given) as Record<string, unknown>;
+  const settings = Object.fromEntries(given) as Record<string, unknown>;
+  const { data, dataDir } = settings;
+  if (typeof dataDir === "string" && dataDir !== "") settings["dataDir"] = resolve(dataDir);
+  if (typeof data === "string" && /^csv:./.test(data)) settings["data"] = `csv:${resolve(data.slice("csv:".length))}`;
+  return settings;
 }
 
 /** The same of flags and of the `--config` file; flags win. */
