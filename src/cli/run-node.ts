@@ -15,7 +15,7 @@ import type { Transport } from "../net/transport.ts";
 import { newestCheckpoint } from "../runtime/checkpoint.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { loadJobData } from "../runtime/job-data.ts";
-import { entryFor, serveControl } from "../runtime/process-control.ts";
+import { controlSocket, entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
 import { defined } from "../types/assert.ts";
@@ -155,7 +155,8 @@ export class NodeProcess {
     if (isWriter) {
       folder.writeJson(RUN_FILES.config, job.settings);
       folder.writeJson(RUN_FILES.environment, { ...describeEnvironment(view.engine), dataSha256: job.dataSha256 });
-      folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control: "see `ringtmp jobs`" });
+      // Each node of this machine answers at a socket of its own, numbered as the nodes are.
+      folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control: controlSocket(job.job, "NODE") });
     }
     this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
     const entry = entryFor({

@@ -51,8 +51,13 @@ function runtimeFolder(): string {
   );
 }
 
+/** Where node `node` of a job answers. */
+export function controlSocket(job: string, node: string): string {
+  return join(runtimeFolder(), `${job}-${node}.sock`);
+}
+
 export function entryFor(fields: Omit<NodeEntry, "socket" | "pid">): NodeEntry {
-  const socket = join(runtimeFolder(), `${fields.job}-${fields.node}.sock`);
+  const socket = controlSocket(fields.job, String(fields.node));
   return { ...fields, pid: process.pid, socket };
 }
 
