@@ -13,7 +13,7 @@ import { ask, isAlive, type NodeEntry } from "../../src/runtime/process-control.
 const MAIN = join(import.meta.dirname, "..", "..", "src", "cli", "main.ts");
 const CACHE = join(import.meta.dirname, "..", "..", "node_modules", ".cache", "compile");
 /** A command that takes longer has hung. */
-const COMMAND_LIMIT_MS = 60_000;
+const COMMAND_LIMIT_MS = 110_000;
 /** A node that was told to end may still be writing. */
 const END_LIMIT_MS = 5_000;
 const LOOK_INTERVAL_MS = 10;

@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { digitsDataSet } from "../../src/data/digits.ts";
 import { CommandLine, SMALL } from "../helpers/cli.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 
 interface SavedTensor {
   readonly dtype: string;

@@ -8,7 +8,7 @@ import { gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { CommandLine, SMALL, type Ended } from "../helpers/cli.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 const SERIAL = ["train", "--system", "serial", ...SMALL, "--steps", "2", "--quiet"] as const;
 
 /** Cause and remedy, after checking the form of all that was said. */

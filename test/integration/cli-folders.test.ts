@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync 
 import { expect, test } from "vitest";
 import { CommandLine, SMALL } from "../helpers/cli.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 const JOB = [...SMALL, "--steps", "6", "--checkpoint-every", "2"] as const;
 const SERIAL = ["train", "--system", "serial", "--quiet", "--json"] as const;
 

@@ -6,7 +6,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { CommandLine, SMALL, until, type Running, type Summary } from "../helpers/cli.ts";
 
-const LIMIT_MS = 90_000;
+const LIMIT_MS = 120_000;
 const STEPS = 200;
 const JOB = [...SMALL, "--steps", String(STEPS)] as const;
 

@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { afterAll, expect, test } from "vitest";
 import { CommandLine, SMALL, until, type Running } from "../helpers/cli.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 const JOB = [...SMALL, "--steps", "10", "--orphans", "end", "--json"] as const;
 
 /** The first address that a founder prints for others to join through. */

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { CommandLine, SMALL, type Summary } from "../helpers/cli.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 
 /** The run's own steps, and its losses hashed by hand. */
 function expectMetrics(cli: CommandLine, out: string, { steps, lossCurveSha256 }: Summary): void {
