@@ -80,8 +80,8 @@ export class Bulletin {
     const { folder, isWriter } = this.#init;
     const summary = this.#build();
     if (isWriter) {
-      this.#writeTrace();
       folder.writeJson(RUN_FILES.summary, summary);
+      this.#writeTrace();
     }
     this.#summary.resolve(summary);
   }

@@ -24,6 +24,9 @@ export interface EdgeCounters {
   readonly messagesSent: number;
 }
 
+/** The direction of a stream that a neighbour dialled, or `outgoing` for one of ours. */
+export type LinkRole = EdgeDirection | "outgoing";
+
 export interface EdgesInit {
   readonly job: string;
   readonly view: View;
@@ -31,8 +34,8 @@ export interface EdgesInit {
   readonly transport: Transport;
   /** Frames from the predecessor (`forward`) and from the successor (`backward`). */
   readonly receivers: Readonly<Record<EdgeDirection, Receiver>>;
-  /** Told once for each link that ends otherwise than by GOODBYE. */
-  readonly onEnd: (neighbour: number, end: LinkEnd) => void;
+  /** Told once for each link that ends. */
+  readonly onEnd: (neighbour: number, end: LinkEnd, role: LinkRole) => void;
 }
 
 export class Edges {
@@ -66,7 +69,7 @@ export class Edges {
       // Nothing comes back on a stream that this side dialled but grants.
       const receiver: Receiver = { destination: refuseAll, handle: () => {} };
       const { link } = await Link.open(stream, hello, receiver, EDGE_LIMIT_MS);
-      watch(link, neighbour, init);
+      watch(link, neighbour, "outgoing", init);
       return link;
     };
     const [toSuccessor, toPredecessor] = await Promise.all([dial(successor, "forward"), dial(predecessor, "backward")]);
@@ -97,10 +100,8 @@ function refuseAll(): never {
   throw new ProtocolError("a frame on the wrong side of a stream", "run the same build on every node");
 }
 
-function watch(link: Link, neighbour: number, { onEnd }: EdgesInit): void {
-  void link.ended.then((end) => {
-    if (end.kind !== "goodbye") onEnd(neighbour, end);
-  });
+function watch(link: Link, neighbour: number, role: LinkRole, { onEnd }: EdgesInit): void {
+  void link.ended.then((end) => onEnd(neighbour, end, role));
 }
 
 /** What this node waits for from one neighbour. */
@@ -153,7 +154,7 @@ export class EdgeInbox {
     timer.unref();
     try {
       const link = await opened.promise;
-      watch(link, neighbour, init);
+      watch(link, neighbour, direction, init);
       return link;
     } finally {
       clearTimeout(timer);

@@ -22,7 +22,7 @@ import type { View } from "../core/formation.ts";
 import { cutLayers, type LayerRange } from "../core/partition.ts";
 import { StageMachine } from "../core/stage.ts";
 import { Bulletin } from "./bulletin.ts";
-import { Edges, type EdgeInbox } from "./edges.ts";
+import { Edges, type EdgeInbox, type LinkRole } from "./edges.ts";
 import { failureError, type NodeFailure } from "./failure.ts";
 import { announcementSchema, encodeMessage, parseMessage, type AnnouncementBody, type Job } from "./messages.ts";
 import { nodeReport, type ReportSource } from "./report.ts";
@@ -222,7 +222,7 @@ export class RingNode {
 
   async #openEdges(driver: StageDriver): Promise<void> {
     const { job, view, node, transport, inbox } = this.#init;
-    const onEnd = (neighbour: number, end: LinkEnd): void => this.#linkEnded(neighbour, end);
+    const onEnd = (neighbour: number, end: LinkEnd, role: LinkRole): void => this.#linkEnded(neighbour, end, role);
     const opening = { job: job.job, view, node, transport, receivers: driver.receivers(), onEnd };
     this.#edges = await Edges.open(opening, inbox);
   }
@@ -267,11 +267,13 @@ export class RingNode {
     else this.#fail({ kind: "thrown", node: this.#init.node, error: failure.error });
   }
 
-  #linkEnded(neighbour: number, end: LinkEnd): void {
+  #linkEnded(neighbour: number, end: LinkEnd, role: LinkRole): void {
     const step = this.#recorder.losses.length;
     switch (end.kind) {
       case "goodbye":
-        return;
+        // All that this node still waits for would have come from its predecessor; the successor may be done earlier.
+        if (role !== "forward") return;
+        return this.#fail({ kind: "announced", failure: { kind: "lost", node: neighbour, step } });
       case "lost":
         return this.#fail({ kind: "announced", failure: { kind: "lost", node: neighbour, step } });
       case "refused":

@@ -156,7 +156,11 @@ export class NodeProcess {
       folder.writeJson(RUN_FILES.config, job.settings);
       folder.writeJson(RUN_FILES.environment, { ...describeEnvironment(view.engine), dataSha256: job.dataSha256 });
       // Each node of this machine answers at a socket of its own, numbered as the nodes are.
-      folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control: controlSocket(job.job, "NODE") });
+      folder.writeJson(RUN_FILES.job, {
+        job: job.job,
+        name: job.settings.name,
+        control: controlSocket(job.job, "NODE"),
+      });
     }
     this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
     const entry = entryFor({

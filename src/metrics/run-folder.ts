@@ -12,7 +12,6 @@ import {
   readdirSync,
   renameSync,
   rmSync,
-  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -147,8 +146,9 @@ export class RunFolder {
     if (lines.length !== step || lines.some((line, index) => line.step !== index)) {
       throw new DataError(`${file} does not hold steps 0 to ${step - 1}`, "resume from a folder whose files are whole");
     }
-    if (existsSync(file)) truncateSync(file, 0);
-    this.appendLines(RUN_FILES.metrics, lines);
+    // Beside and renamed: a crash in between must not lose the curve.
+    writeFileSync(`${file}.tmp`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    renameSync(`${file}.tmp`, file);
     return lines;
   }
 }

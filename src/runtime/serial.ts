@@ -195,9 +195,9 @@ export class SerialRun {
     };
     const fingerprint = fingerprintOf(settings, data.sha256, this.engineId);
     const summary = { ...buildSummary(facts, [report]), fingerprint };
+    folder.writeJson(RUN_FILES.summary, summary);
     const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
     if (entries.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace([{ node: 0, entries }]));
-    folder.writeJson(RUN_FILES.summary, summary);
     return summary;
   }
 }
