@@ -156,7 +156,7 @@ describe("data", () => {
       const write = (file: string, bytes: readonly number[]): void =>
         writeFileSync(cli.file(file), gzipSync(Buffer.from(bytes)));
       const cases: readonly (readonly [() => void, RegExp])[] = [
-        [() => {}, /^images has no train-images-idx3-ubyte.gz/],
+        [() => {}, /images has no train-images-idx3-ubyte.gz/],
         [
           () => writeFileSync(cli.file(images), readFileSync(cli.file(images)).subarray(0, 40)),
           /ubyte.gz is torn or no gzip/,
@@ -192,7 +192,7 @@ describe("data", () => {
         [
           "1,2,0\n1,2,1\n1,2,0\n1,2,0\n1,2,0\n",
           2,
-          /takes 784 features and gives 10 classes; csv:table.csv has 2 and 2/,
+          /takes 784 features and gives 10 classes; csv:\S+table.csv has 2 and 2/,
         ],
       ] as const;
       for (const [content, code, cause] of cases) {
