@@ -126,8 +126,10 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
       const { payload } = entry;
       const isCopied = HEADER_BYTES + payload.byteLength <= STAGED_BYTES_MAX;
       const first = stream.stage(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
-      writeFrameHeader(entry.fields, this.#linkFields(), payload, first);
       if (isCopied) first.set(payload, HEADER_BYTES);
+      // The checksum is taken of the copy, which is in the processor's cache.
+      const sent = isCopied ? first.subarray(HEADER_BYTES) : payload;
+      writeFrameHeader(entry.fields, this.#linkFields(), sent, first);
       if (entry.isCredited) this.sent.messages++;
       yield { bytes: first, ownership: "given", completes: isCopied ? entry : undefined };
       if (isCopied) continue;

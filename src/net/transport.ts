@@ -76,7 +76,7 @@ export interface Transport {
 export const DIAL_LIMIT_MS = 10_000;
 
 /** A writer pauses above this many queued bytes. */
-export const QUEUED_BYTES_MARK = 2 * 1024 * 1024;
+export const QUEUED_BYTES_MARK = 4 * 1024 * 1024;
 
 /** The largest part that `stage` gives. */
 export const STAGED_BYTES_MAX = 512 * 1024;

@@ -33,6 +33,8 @@ export class FrameDecoder {
   #header: FrameHeader | undefined;
   #payload: Uint8Array = NO_BYTES;
   #filledBytes = 0;
+  /** Of the payload's bytes so far. */
+  #checksum = 0;
   #sequence = 0;
 
   constructor(destination: Destination) {
@@ -64,8 +66,11 @@ export class FrameDecoder {
   #take(chunk: Uint8Array, offset: number): number {
     const target = this.#header === undefined ? this.#headerBytes : this.#payload;
     const count = Math.min(chunk.byteLength - offset, target.byteLength - this.#filledBytes);
-    target.set(chunk.subarray(offset, offset + count), this.#filledBytes);
+    const part = chunk.subarray(offset, offset + count);
+    target.set(part, this.#filledBytes);
     this.#filledBytes += count;
+    // Part by part, while it is in the processor's cache.
+    if (this.#header !== undefined) this.#checksum = crc32(part, this.#checksum);
     if (this.#header === undefined && this.#filledBytes === HEADER_BYTES) this.#begin(readHeader(this.#headerBytes));
     return count;
   }
@@ -83,13 +88,14 @@ export class FrameDecoder {
     assert(this.#payload.byteLength === header.payloadBytes, "the destination has another length than the payload");
     this.#header = header;
     this.#filledBytes = 0;
+    this.#checksum = 0;
   }
 
   #completed(): Frame | undefined {
     const header = this.#header;
     if (header === undefined || this.#filledBytes < header.payloadBytes) return undefined;
     const payload = this.#payload;
-    if (header.payloadBytes > 0 && crc32(payload) !== header.payloadChecksum) {
+    if (this.#checksum !== header.payloadChecksum) {
       throw malformed("the payload's checksum is wrong");
     }
     this.#header = undefined;
