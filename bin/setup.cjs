@@ -131,9 +131,15 @@ function withLock(work) {
   }
 }
 
-withLock(() => {
-  const node = chooseNode();
-  installDependencies(node);
-  compileKernels(node);
-  stamp("node", node);
-});
+try {
+  withLock(() => {
+    const node = chooseNode();
+    installDependencies(node);
+    compileKernels(node);
+    stamp("node", node);
+  });
+} catch (error) {
+  console.error(`ringtmp set-up failed: ${error.message}`);
+  console.error("  fix: see what npm printed above; it needs the npm registry (or a cache of it) and a writable folder");
+  process.exitCode = 1;
+}
