@@ -140,6 +140,8 @@ try {
   });
 } catch (error) {
   console.error(`ringtmp set-up failed: ${error.message}`);
-  console.error("  fix: see what npm printed above; it needs the npm registry (or a cache of it) and a writable folder");
+  console.error(
+    "  fix: see what npm printed above; it needs the npm registry (or a cache of it) and a writable folder",
+  );
   process.exitCode = 1;
 }
