@@ -9,6 +9,10 @@ import { layersOf } from "./layers.ts";
 /** Resident before any tensor: Node, libp2p, the program. Measured, rounded up. */
 const BASE_BYTES = 120 * 1024 * 1024;
 
+/** CPU of handing an operation to the compute thread and back, and of a small message at both ends together. Measured. */
+const OPERATION_US = 150;
+const MESSAGE_US = 250;
+
 export interface RunEstimate {
   readonly stepMs: number;
   readonly runSeconds: number;
@@ -18,7 +22,7 @@ export interface RunEstimate {
 
 /**
  * The heaviest stage bounds a pipeline with (m + p - 1) / m of its own work; nodes that share this machine's cores are
- * bounded by their sum over the cores.
+ * bounded by their sum over the cores, operations and messages included.
  */
 export function estimateRun(job: Job, view: View): RunEstimate {
   const { settings, firstStep } = job;
@@ -30,8 +34,9 @@ export function estimateRun(job: Job, view: View): RunEstimate {
   });
   const pipelineUs = Math.max(...stageUs) * ((microBatches + stages - 1) / microBatches);
   const here = view.members.filter((member) => member.machine === view.members[0]?.machine).length;
-  const sharedUs =
-    (stageUs.reduce((sum, cost) => sum + cost, 0) * (here / stages)) / Math.min(availableParallelism(), here);
+  const overheadUs = 2 * microBatches * (stages * OPERATION_US + (stages - 1) * MESSAGE_US);
+  const workUs = stageUs.reduce((sum, cost) => sum + cost, 0) + overheadUs;
+  const sharedUs = (workUs * (here / stages)) / Math.min(availableParallelism(), here);
   const stepMs = Math.max(pipelineUs, sharedUs) / 1000;
   return {
     stepMs,

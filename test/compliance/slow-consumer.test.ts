@@ -34,9 +34,6 @@ test("both processes stay within the window and a constant", { timeout: 60_000 }
   // What the consumer handled and what may be under way; the producer was ready to send far more.
   expect(consumed.messages).toBeGreaterThan(0);
   expect(produced.messages).toBeLessThan(200);
-  process.stdout.write(
-    `growth: producer ${produced.growthBytes}, consumer ${consumed.growthBytes}, messages ${produced.messages}\n`,
-  );
   expect(produced.growthBytes, "producer").toBeLessThan(WINDOW_BYTES_DEFAULT + SLACK_BYTES);
   expect(consumed.growthBytes, "consumer").toBeLessThan(WINDOW_BYTES_DEFAULT + SLACK_BYTES);
 });
