@@ -78,7 +78,7 @@ export class RingNode {
       batch: job.settings.batch,
       view: view.view,
       earlierLosses: earlier.map((line) => line.loss),
-      startedMs: nowMs(),
+      startedMs: nowMs() - (earlier.at(-1)?.elapsedMs ?? 0),
     });
     this.#timeline = new Timeline(folder, node, parseTimeline(job.settings.timeline));
     this.#bulletin = new Bulletin({ job, view, folder, isWriter, recorder: this.#recorder });

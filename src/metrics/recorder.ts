@@ -13,6 +13,7 @@ export interface RecorderInit {
   readonly view: number;
   /** Losses of the steps before the first, of a resumed run. */
   readonly earlierLosses: readonly number[];
+  /** When the run began; of a resumed run, as if it had never paused: elapsed times go on. */
   readonly startedMs: number;
 }
 
