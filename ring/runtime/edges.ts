@@ -4,6 +4,7 @@
  * stream's role comes from its hello alone.
  */
 import type { Transport } from "../../src/net/transport.ts";
+import { within } from "../../src/net/wait.ts";
 import { Link, type Decision, type LinkEnd, type Receiver } from "../../src/net/link.ts";
 import type { Hello } from "../../src/net/hello.ts";
 import { NetworkError, ProtocolError } from "../../src/types/errors.ts";
@@ -127,7 +128,8 @@ export class EdgeInbox {
       let expected: Expected | undefined;
       const decide = async (hello: Hello): Promise<Decision> => {
         const edge = checkMessage(edgeHelloSchema, hello);
-        expected = await this.#expected[edge.direction].promise;
+        expected = await within(this.#expected[edge.direction].promise, EDGE_LIMIT_MS, () => undefined);
+        if (expected === undefined) return { kind: "refuse", reason: "this node does not know its ring yet" };
         const verdict = guard(expected.origin, { job: edge.job, view: edge.view, peerId: stream.remotePeer });
         if (verdict.kind === "refused") return { kind: "refuse", reason: verdict.reason };
         if (this.#taken.has(edge.direction))

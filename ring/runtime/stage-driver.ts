@@ -63,6 +63,7 @@ export class StageDriver {
   #edges: Edges | undefined;
   #step = 0;
   #isStopped = false;
+  #isStopWanted = false;
 
   constructor(init: StageDriverInit) {
     const { compute, machine, feeder, batch, testCount } = init;
@@ -83,10 +84,13 @@ export class StageDriver {
   start(edges: Edges | undefined): void {
     this.#edges = edges;
     this.#take({ kind: "start" });
+    // A wish that came before there was anybody to tell.
+    if (this.#isStopWanted) this.requestStop();
   }
 
   /** Stage 0 ends after the step that it is in; other stages pass the wish upstream. */
   requestStop(): void {
+    this.#isStopWanted = true;
     if (this.#init.node === 0) this.#take({ kind: "stopRequested" });
     else this.#say(this.#edges?.toPredecessor, { say: "stop" });
   }

@@ -11,7 +11,7 @@ import { checkpointSteps, newestCheckpoint, openCheckpoint, type Checkpoint } fr
 import { planOn } from "../runtime/compute-thread.ts";
 import { chooseEngines } from "../runtime/engines.ts";
 import { evaluationCount, Feeder } from "../runtime/feeder.ts";
-import { loadJobData } from "../runtime/job-data.ts";
+import { checkSameData, loadJobData } from "../runtime/job-data.ts";
 import { defined } from "../types/assert.ts";
 import { DataError, ExitCode, UsageError } from "../types/errors.ts";
 
@@ -21,6 +21,7 @@ export async function evaluate(path: string, options: Options): Promise<number> 
   const { folder, settings } = openRunFolder(path, options);
   const { manifest, files } = newestCheckpoint(folder);
   const data = await loadJobData(settings);
+  checkSameData(folder, data, path);
   const { segment, memory } = wholeModel(settings, files);
   const slot = defined(segment.layout.slots[0], "one slot");
   const { seed, batch, microBatches } = settings;

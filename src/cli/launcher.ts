@@ -93,7 +93,10 @@ class Launcher {
     const entry: Child = { process: child, wish: init.wish ?? 0, exited: exited.promise, end: undefined };
     this.#children.push(entry);
     child.on("message", (event: NodeEvent) => this.#hear(entry, event));
-    child.on("error", () => {});
+    child.on("error", () => {
+      // A process that could not be started has no exit to wait for.
+      if (child.pid === undefined) exited.resolve();
+    });
     child.on("exit", (code, signal) => {
       entry.end = { code, signal };
       if (code !== ExitCode.done) this.#childFailed();

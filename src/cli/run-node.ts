@@ -14,12 +14,12 @@ import { createLibp2pTransport } from "../net/libp2p.ts";
 import type { Transport } from "../net/transport.ts";
 import { newestCheckpoint } from "../runtime/checkpoint.ts";
 import { nowMs } from "../runtime/clock.ts";
-import { loadJobData } from "../runtime/job-data.ts";
+import { checkSameData, loadJobData } from "../runtime/job-data.ts";
 import { controlSocket, entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
 import { defined } from "../types/assert.ts";
-import { DataError, InterruptedError } from "../types/errors.ts";
+import { InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { layersOf } from "./layers.ts";
@@ -63,6 +63,7 @@ export class NodeProcess {
   #log: Logger | undefined;
   #ring: Ring | undefined;
   #transport: Transport | undefined;
+  #control: { close(): void } | undefined;
 
   constructor(init: NodeProcessInit, emit: (event: NodeEvent) => void) {
     this.#init = init;
@@ -88,6 +89,7 @@ export class NodeProcess {
     } catch (error) {
       return this.fail(error);
     } finally {
+      this.#control?.close();
       await this.#transport?.close();
     }
   }
@@ -106,6 +108,7 @@ export class NodeProcess {
     this.#transport = await createLibp2pTransport({ listen });
     // Only now: a port in use must not cost the run that is to be replaced.
     const role = this.#openRole(data);
+    if (role.kind === "founder") await this.#serve(role.job, 0, defined(this.#folder, "a founder has a folder"));
     this.#emit({ kind: "listening", addresses: this.#transport.addresses });
     const joining = joinRing({
       ...{ role, wish, invite, transport: this.#transport },
@@ -163,21 +166,30 @@ export class NodeProcess {
       });
     }
     this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
-    const entry = entryFor({
-      ...{ job: job.job, name: job.settings.name, system: "ring", node, startedMs: nowMs() },
-      out: realpathSync(folder.path),
-    });
-    const control = await serveControl(entry, (request) => {
-      if (request === "stop") ring.requestStop();
-      return this.#status(ring);
-    });
+    if (node !== 0) await this.#serve(job, node, folder);
     const estimate = node === 0 ? estimateRun(job, view) : null;
     this.#emit({ kind: "formed", node, job: job.job, steps: job.settings.steps, estimate });
-    try {
-      return await ring.train(folder);
-    } finally {
-      control.close();
-    }
+    return ring.train(folder);
+  }
+
+  /** Answers `status` and `stop` from now on; the founder, which is node 0, also while the ring forms. */
+  async #serve(job: Job, node: number, folder: RunFolder): Promise<void> {
+    const { job: id, settings } = job;
+    const out = realpathSync(folder.path);
+    const entry = entryFor({ job: id, name: settings.name, system: "ring", node, startedMs: nowMs(), out });
+    this.#control = await serveControl(entry, (request) => {
+      if (request === "stop") this.requestStop();
+      return this.#ring === undefined ? this.#forming(job) : this.#status(this.#ring);
+    });
+  }
+
+  #forming(job: Job): unknown {
+    const { peerId = "", addresses = [] } = this.#transport ?? {};
+    return {
+      ...{ job: job.job, system: "ring", view: 0, step: job.firstStep, steps: job.settings.steps, node: 0 },
+      ...{ pid: process.pid, state: "joining", loss: null, idlePercent: 0 },
+      members: [{ node: 0, peerId, addresses, layers: [] }],
+    };
   }
 
   #status(ring: Ring): unknown {
@@ -218,13 +230,7 @@ export function openRun(
   }
   const folder = new RunFolder(out);
   const firstStep = newestCheckpoint(folder).manifest.step;
-  const { dataSha256 } = folder.readJson(RUN_FILES.environment) as { readonly dataSha256: string };
-  if (dataSha256 !== data.sha256) {
-    throw new DataError(
-      `--resume ${out}: ${data.name} is not the data that the run began with`,
-      "name the folder of that data with --data-dir, or start a new run",
-    );
-  }
+  checkSameData(folder, data, `--resume ${out}`);
   folder.cutMetrics(firstStep);
   folder.writeJson(RUN_FILES.config, settings);
   return { folder, firstStep };

@@ -136,7 +136,7 @@ export class RunFolder {
     return readFileSync(file, "utf8")
       .split("\n")
       .slice(0, -1)
-      .map((line): unknown => JSON.parse(line));
+      .map((line, index): unknown => parseLine(line, file, index + 1));
   }
 
   /** Keeps the metrics of the steps below `step`: a resumed run goes on there, and a torn last line is cut. */
@@ -150,5 +150,15 @@ export class RunFolder {
     writeFileSync(`${file}.tmp`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
     renameSync(`${file}.tmp`, file);
     return lines;
+  }
+}
+
+function parseLine(line: string, file: string, number: number): unknown {
+  try {
+    return JSON.parse(line);
+  } catch (cause) {
+    throw new DataError(`${file}: line ${number} is not JSON`, "it was changed or damaged: restore it, or run again", {
+      cause,
+    });
   }
 }

@@ -18,6 +18,16 @@ const CAUSES: Readonly<Record<string, string>> = {
   ETIMEDOUT: "no answer",
 };
 
+const HANG_UPS: readonly string[] = [
+  ...["UnexpectedEOFError", "StreamResetError", "StreamClosedError", "MuxerClosedError"],
+  ...["ConnectionClosedError", "EncryptionFailedError"],
+];
+
+/** The other side went away in the middle of a handshake: it may have been busy, or it does not want this peer. */
+export function isHangUp(error: unknown): boolean {
+  return [...errorsOf(error)].some(({ name }) => HANG_UPS.includes(name));
+}
+
 export function dialError(address: string, protocol: string, signal: AbortSignal, error: unknown): NetworkError {
   const all = [...errorsOf(error)];
   const named = (...names: string[]): boolean => all.some(({ name }) => names.includes(name));
@@ -32,16 +42,7 @@ export function dialError(address: string, protocol: string, signal: AbortSignal
   const code = all.map((inner) => CAUSES[String(inner.code)]).find((cause) => cause !== undefined);
   if (code !== undefined) return unreachable(address, code);
   if (signal.aborted || named("TimeoutError", "AbortError")) return unreachable(address, "no answer in time");
-  if (
-    named(
-      "UnexpectedEOFError",
-      "StreamResetError",
-      "StreamClosedError",
-      "MuxerClosedError",
-      "ConnectionClosedError",
-      "EncryptionFailedError",
-    )
-  ) {
+  if (isHangUp(error)) {
     return unreachable(address, "it closed the connection, and may not admit this node");
   }
   return unreachable(address, all[0]?.message.split("\n")[0] ?? String(error));

@@ -12,7 +12,7 @@ import { multiaddr } from "@multiformats/multiaddr";
 import type { Multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p } from "libp2p";
 import { defined } from "../types/assert.ts";
-import { dialError, listenError } from "./libp2p-errors.ts";
+import { dialError, isHangUp, listenError } from "./libp2p-errors.ts";
 import { outletOf, withOutlets } from "./libp2p-encrypter.ts";
 import { Libp2pStream } from "./libp2p-stream.ts";
 import { closedTransport, notAnAddress } from "./net-errors.ts";
@@ -22,6 +22,7 @@ import type { ByteStream, DialOptions, StreamHandler, Transport } from "./transp
 const MIB = 1024 * 1024;
 const STREAMS_PER_PROTOCOL_MAX = 1024;
 const CONNECTIONS_MAX = 1024;
+const DIAL_ATTEMPTS_MAX = 3;
 
 /** Above 256 KiB the window grows with the traffic. The read buffer must exceed the window, or libp2p resets the stream. */
 const STREAM_OPTIONS = {
@@ -56,7 +57,7 @@ export async function createLibp2pTransport(init: Libp2pTransportInit): Promise<
       transports: [tcp()],
       connectionEncrypters: encryption === "both" ? [...encrypters.tls, ...encrypters.noise] : encrypters[encryption],
       streamMuxers: [yamux({ streamOptions: STREAM_OPTIONS })],
-      // The default monitor ends healthy transfers on slow links; the protocol above has its own heartbeats.
+      // The default monitor ends healthy transfers on slow links. A peer that freezes is therefore not noticed here.
       connectionMonitor: { abortConnectionOnPingFailure: false },
       // A whole ring may connect from one address within a second.
       connectionManager: { inboundConnectionThreshold: CONNECTIONS_MAX, maxConnections: CONNECTIONS_MAX },
@@ -86,12 +87,16 @@ class Libp2pTransport implements Transport {
     const parsed = list.map(parseAddress);
     if (this.#node.status !== "started") throw closedTransport();
     const signal = options.signal ?? AbortSignal.timeout(DIAL_LIMIT_MS);
-    try {
-      const connection = await this.#node.dial(parsed, { signal });
-      const stream = await connection.newStream(protocol, { signal, maxOutboundStreams: STREAMS_PER_PROTOCOL_MAX });
-      return wrap(stream, connection);
-    } catch (error) {
-      throw dialError(list.join(", "), protocol, signal, error);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const connection = await this.#node.dial(parsed, { signal });
+        const stream = await connection.newStream(protocol, { signal, maxOutboundStreams: STREAMS_PER_PROTOCOL_MAX });
+        return wrap(stream, connection);
+      } catch (error) {
+        // On a busy machine one handshake in some dozens ends early (seen with Noise), for no reason of the peer's.
+        const mayTryAgain = attempt < DIAL_ATTEMPTS_MAX && isHangUp(error) && !signal.aborted;
+        if (!mayTryAgain) throw dialError(list.join(", "), protocol, signal, error);
+      }
     }
   }
 

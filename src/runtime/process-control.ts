@@ -20,7 +20,9 @@ import { UsageError } from "../types/errors.ts";
 
 const LINE_BYTES_MAX = 65_536;
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
-const ANSWER_LIMIT_MS = 1_000;
+/** A client's request, and a node's answer: a node that is stopped does not answer, and `status` must not wait for it. */
+const REQUEST_LIMIT_MS = 1_000;
+const ANSWER_LIMIT_MS = 200;
 
 /** How to reach one running process of a job on this machine. */
 export interface NodeEntry {
@@ -38,7 +40,7 @@ export type ControlRequest = "status" | "stop";
 
 /** Owned by this user, closed to others. Throws UsageError where somebody else was there before. */
 function runtimeFolder(): string {
-  const base = process.env["XDG_RUNTIME_DIR"] ?? tmpdir();
+  const base = process.env["XDG_RUNTIME_DIR"] || tmpdir();
   const user = process.getuid?.();
   const folder = join(base, `ringtmp-${user ?? "user"}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -92,7 +94,7 @@ function entryFile(entry: NodeEntry): string {
 function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown): void {
   let text = "";
   socket.setEncoding("utf8");
-  socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
+  socket.setTimeout(REQUEST_LIMIT_MS, () => socket.destroy());
   // A client that went away: its answer has no reader.
   socket.on("error", () => socket.destroy());
   socket.on("data", (part: string) => {
