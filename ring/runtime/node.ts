@@ -13,6 +13,7 @@ import type { Transport } from "../../src/net/transport.ts";
 import type { WrittenFile } from "../../src/nn/safetensors.ts";
 import { nameShard, newestCheckpoint, shardDraft } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
+import type { LayerDigest } from "../../src/runtime/compute-operations.ts";
 import { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import { evaluationCount, type Feeder } from "../../src/runtime/feeder.ts";
 import { ThreadSampler, threadCpuMs } from "../../src/runtime/process-sample.ts";
@@ -122,11 +123,11 @@ export class RingNode {
     this.#machine = new StageMachine(this.#stageInit());
     const rows = batch / microBatches;
     const segment = { model, layers: this.layers, rows, slots: this.#machine.slots, optimizer, rate: lr, seed, batch };
-    return ComputeThread.start({ segment, engine });
+    return ComputeThread.start({ segments: [segment], engine });
   }
 
   /** Digests of the weights before the job's first step, also where the run goes on from a checkpoint, which is then loaded. */
-  async #loadWeights(compute: ComputeThread): Promise<readonly Uint8Array[]> {
+  async #loadWeights(compute: ComputeThread): Promise<readonly LayerDigest[]> {
     const { job, folder } = this.#init;
     const { digests } = await compute.run<"digests">({ kind: "digests" });
     if (job.firstStep > 0)

@@ -1,6 +1,7 @@
 /** @file What a node says of itself at the end of a run. */
 import type { NodeReport } from "../../src/metrics/summary.ts";
 import { parameterCount, parseModel } from "../../src/nn/spec.ts";
+import type { LayerDigest } from "../../src/runtime/compute-operations.ts";
 import { peakRssBytes } from "../../src/runtime/process-sample.ts";
 import type { Member } from "../core/formation.ts";
 import type { LayerRange } from "../core/partition.ts";
@@ -8,9 +9,9 @@ import type { EdgeCounters } from "./edges.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 
 export interface ReportSource {
-  /** SHA-256 of each layer of the segment, before the first and after the last step. */
-  readonly initial: readonly Uint8Array[];
-  readonly final: readonly Uint8Array[];
+  /** Of each layer of the segment, before the first and after the last step. */
+  readonly initial: readonly LayerDigest[];
+  readonly final: readonly LayerDigest[];
   readonly layers: LayerRange;
   readonly clockwork: StageClockwork;
 }
@@ -39,14 +40,12 @@ export function nodeReport(source: ReportSource, facts: ReportFacts): NodeReport
     neighbours: facts.neighbours,
     peakRssBytes: peakRssBytes(),
     stepMsMedian: clockwork.stepMsMedian,
-    layerDigests: byLayer(final, layers),
-    initialLayerDigests: byLayer(initial, layers),
+    layerDigests: byLayer(final),
+    initialLayerDigests: byLayer(initial),
     costs: clockwork.costs,
   };
 }
 
-function byLayer(digests: readonly Uint8Array[], layers: LayerRange): Record<string, string> {
-  return Object.fromEntries(
-    digests.map((digest, index) => [String(layers[0] + index), Buffer.from(digest).toString("hex")]),
-  );
+function byLayer(digests: readonly LayerDigest[]): Record<string, string> {
+  return Object.fromEntries(digests.map(({ layer, digest }) => [String(layer), Buffer.from(digest).toString("hex")]));
 }

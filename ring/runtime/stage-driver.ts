@@ -12,7 +12,7 @@ import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { ThreadSampler } from "../../src/runtime/process-sample.ts";
 import type { Feeder } from "../../src/runtime/feeder.ts";
 import type { WrittenFile } from "../../src/nn/safetensors.ts";
-import { unreachable } from "../../src/types/assert.ts";
+import { defined, unreachable } from "../../src/types/assert.ts";
 import { ProtocolError } from "../../src/types/errors.ts";
 import { stepIndex } from "../../src/types/ids.ts";
 import type { StageInput, StageOperation, StageOutput } from "../core/stage-messages.ts";
@@ -71,7 +71,7 @@ export class StageDriver {
     this.finished = this.#finished.promise;
     this.#tensors = new StageTensors({
       memory: compute.memory,
-      layout: compute.layout,
+      layout: defined(compute.layouts[0], "a lap"),
       machine,
       batch,
       testCount,
@@ -259,7 +259,7 @@ export class StageDriver {
         if (operation.kind === "evaluate") this.#tensors.fillEvaluation(operation.slot, operation.index);
         else this.#beginForward(operation.slot, operation.step, operation.microBatch);
         const { kind, slot } = operation;
-        const result = await this.clockwork.timed(() => compute.run<"forward" | "evaluate">({ kind, slot }));
+        const result = await this.clockwork.timed(() => compute.run<"forward" | "evaluate">({ kind, lap: 0, slot }));
         if (operation.kind === "forward")
           this.#note("F", operation.step, operation.microBatch, result.startMs, result.endMs);
         if (result.notFiniteLayer >= 0) return this.#notFinite(result.notFiniteLayer);
@@ -267,7 +267,7 @@ export class StageDriver {
       }
       case "backward": {
         const { startMs, boundaryMs, endMs } = await this.clockwork.timed(() =>
-          compute.run<"backward">({ kind: "backward", slot: operation.slot }),
+          compute.run<"backward">({ kind: "backward", lap: 0, slot: operation.slot }),
         );
         this.#note("B", operation.step, operation.microBatch, startMs, boundaryMs);
         this.#note("W", operation.step, operation.microBatch, boundaryMs, endMs);
@@ -284,7 +284,7 @@ export class StageDriver {
       case "save": {
         const file = events.shardFile(operation.completedSteps);
         const result = await this.clockwork.timed(() =>
-          compute.run<"save">({ kind: "save", file, step: operation.completedSteps }),
+          compute.run<"save">({ kind: "save", lap: 0, file, step: operation.completedSteps }),
         );
         events.saved(operation.completedSteps, file, result);
         return nothing;

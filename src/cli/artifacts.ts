@@ -98,7 +98,7 @@ function wholeModel(settings: Settings, files: readonly string[] | undefined) {
   const layers = [0, parseModel(model).layers.length] as const;
   const init = { model, layers, rows: batch / microBatches, slots: 1, optimizer, rate, seed, batch, training: false };
   const layout = planOn(engine, init);
-  const memory = segmentMemory(layout);
+  const memory = segmentMemory([layout]);
   const segment = new Segment(layout, memory, loadKernels(engine, memory.memory));
   if (files === undefined) segment.initialize();
   else loadShards(files, layout, memory);

@@ -5,6 +5,7 @@
 import * as z from "zod";
 import { UsageError } from "../types/errors.ts";
 import { nearest } from "../types/suggest.ts";
+import { parseLink, parseMemoryLimit, parsePace } from "./emulation.ts";
 import { oneOf, oneOfThisVersion, only, realNumber, text, wholeNumber } from "./fields.ts";
 
 const COUNT_MAX = 1_000_000_000;
@@ -33,6 +34,9 @@ export const settingsSchema = z.strictObject({
   stopAtLoss: realNumber(0, 1e6).nullable().default(null),
   timeline: text.default("last:20"),
   orphans: oneOf(["finish", "end"]).default("finish"),
+  pace: text.nullable().default(null),
+  link: text.nullable().default(null),
+  memoryLimit: text.nullable().default(null),
   name: text.nullable().default(null),
 });
 
@@ -44,7 +48,7 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
-  ...["watch", "dashboard", "respawn", "pace", "link", "memory-limit", "replicate-every"],
+  ...["watch", "dashboard", "respawn", "replicate-every"],
   ...["servers", "consistency", "tau", "filter", "compress", "server-replicas", "localize", "co-locate"],
 ];
 
@@ -104,6 +108,26 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
   }
   if (system === "serial") settings.nodes = 1;
   parseTimeline(settings.timeline);
+  checkEmulation(settings);
+}
+
+function checkEmulation({ system, nodes, pace, link, memoryLimit }: Settings): void {
+  if (pace !== null) parsePace(pace, nodes);
+  if (link !== null) parseLink(link);
+  if (memoryLimit !== null) parseMemoryLimit(memoryLimit);
+  if (system !== "serial") return;
+  if (link !== null) {
+    throw new UsageError(
+      `--link ${link} with --system serial, which has no network`,
+      "leave --link out, or use --system ring",
+    );
+  }
+  if (memoryLimit !== null) {
+    throw new UsageError(
+      `--memory-limit ${memoryLimit} with --system serial, which holds the whole model`,
+      "leave --memory-limit out, or use --system ring",
+    );
+  }
 }
 
 /** Steps at the end of a run whose timeline is kept: `all` is Infinity, `none` 0, `last:N` is N. */

@@ -1,6 +1,6 @@
 /**
- * @file Where a segment's arrays lie in the engine's memory: a pure function of `SegmentInit`, so that the main thread and
- * the compute thread agree without a message. The memory refuses what is over 4 GiB.
+ * @file Where segments' arrays lie in the engine's memory, one segment after the other: a pure function of `SegmentInit`,
+ * so that the main thread and the compute thread agree without a message. The memory refuses what is over 4 GiB.
  */
 import type { Kernels, View } from "../engine/contract.ts";
 import { EngineMemory } from "../engine/memory.ts";
@@ -78,7 +78,7 @@ export interface SegmentLayout {
   readonly correctOffsetBytes: number;
   /** Shared by all kernels. */
   readonly scratchOffsetBytes: number;
-  /** All of the above. */
+  /** All of the above, which lie together. */
   readonly sizeBytes: number;
 }
 
@@ -90,8 +90,8 @@ const START_BYTES = 64;
 class Planner {
   #endBytes = START_BYTES;
 
-  get sizeBytes(): number {
-    return this.#endBytes - START_BYTES;
+  get endBytes(): number {
+    return this.#endBytes;
   }
 
   /** 4-byte elements. */
@@ -107,15 +107,27 @@ class Planner {
   }
 }
 
-/** Throws `UsageError` for a bad model or optimizer. */
-export function planSegment(init: SegmentInit, kernels: Pick<Kernels, "matmulScratchBytes">): SegmentLayout {
+type ScratchSizes = Pick<Kernels, "matmulScratchBytes">;
+
+/** Segments that share one memory. Throws `UsageError` for a bad model or optimizer. */
+export function planSegments(inits: readonly SegmentInit[], kernels: ScratchSizes): SegmentLayout[] {
+  const planner = new Planner();
+  return inits.map((init) => planNext(planner, init, kernels));
+}
+
+/** One segment that has the memory alone. */
+export function planSegment(init: SegmentInit, kernels: ScratchSizes): SegmentLayout {
+  return planNext(new Planner(), init, kernels);
+}
+
+function planNext(planner: Planner, init: SegmentInit, kernels: ScratchSizes): SegmentLayout {
   const model = parseModel(init.model);
   const [start, end] = init.layers;
   assert(0 <= start && start < end && end <= model.layers.length, `layers [${start}, ${end}) are not in ${model.text}`);
   assert(init.rows >= 1 && init.slots >= 1 && init.batch >= 1, "rows, slots and batch are at least 1");
   const stateNames = parseOptimizer(init.optimizer).stateNames;
   const specs = model.layers.slice(start, end);
-  const planner = new Planner();
+  const startBytes = planner.endBytes;
   const layers = specs.map((spec, i) =>
     planLayer(planner, spec, start + i, init.training === false ? null : stateNames),
   );
@@ -123,14 +135,15 @@ export function planSegment(init: SegmentInit, kernels: Pick<Kernels, "matmulScr
   const lossOffsetBytes = planner.bytes(8);
   const correctOffsetBytes = planner.bytes(4);
   const scratchOffsetBytes = planner.bytes(Math.max(...specs.map((spec) => scratchBytes(kernels, spec, init.rows))));
-  const sizeBytes = planner.sizeBytes;
+  const sizeBytes = planner.endBytes - startBytes;
   return { init, model, layers, slots, lossOffsetBytes, correctOffsetBytes, scratchOffsetBytes, sizeBytes };
 }
 
-/** The memory of a layout, new or (with `memory`) another thread's. Throws `UsageError` where it would be too large. */
-export function segmentMemory(layout: SegmentLayout, memory?: EngineMemory["memory"]): EngineMemory {
-  const engineMemory = new EngineMemory(layout.sizeBytes, memory);
-  assert(engineMemory.allocateBytes(layout.sizeBytes) === START_BYTES, "the layout begins where the memory does");
+/** The memory of layouts planned together, new or (with `memory`) another thread's. Throws `UsageError` where it would be too large. */
+export function segmentMemory(layouts: readonly SegmentLayout[], memory?: EngineMemory["memory"]): EngineMemory {
+  const sizeBytes = layouts.reduce((sum, layout) => sum + layout.sizeBytes, 0);
+  const engineMemory = new EngineMemory(sizeBytes, memory);
+  assert(engineMemory.allocateBytes(sizeBytes) === START_BYTES, "the layouts begin where the memory does");
   return engineMemory;
 }
 
@@ -181,7 +194,7 @@ function planSlot(planner: Planner, init: SegmentInit, specs: readonly DenseSpec
 }
 
 /** The larger of what a product and a sum of rows use, over the passes of one layer. */
-function scratchBytes(kernels: Pick<Kernels, "matmulScratchBytes">, spec: DenseSpec, rows: number): number {
+function scratchBytes(kernels: ScratchSizes, spec: DenseSpec, rows: number): number {
   const { inputs, outputs } = spec;
   return Math.max(
     4 * outputs,

@@ -39,7 +39,7 @@ function measureLayer(model: string, index: number, rows: number, engine: Engine
   const layers = [index, index + 1] as const;
   const segment: SegmentInit = { model, layers, rows, slots: 1, optimizer, rate: 1e-3, seed: 0, batch: rows };
   const layout = planOn(engine, segment);
-  const memory = segmentMemory(layout);
+  const memory = segmentMemory([layout]);
   const layer = new Segment(layout, memory, loadKernels(engine, memory.memory));
   layer.initialize();
   const shortestMs = [Infinity, Infinity, Infinity, Infinity];

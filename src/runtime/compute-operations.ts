@@ -10,32 +10,47 @@ import { AssertionFailed } from "../types/assert.ts";
 import * as errors from "../types/errors.ts";
 
 export interface ComputeInit {
-  readonly segment: SegmentInit;
+  /** One for each lap, in the order of the laps: parts of one model, with the same optimizer. */
+  readonly segments: readonly SegmentInit[];
   readonly engine: EngineKind;
-  /** Shards that together cover the segment; without them it starts as before the first step. */
+  /** Shards that together cover the segments; without them they start as before the first step. */
   readonly restore?: readonly string[];
 }
 
 interface SlotOperation<Kind extends string> {
   readonly kind: Kind;
+  /** Index of the segment. */
+  readonly lap: number;
+  /** Of this segment. */
   readonly slot: number;
 }
 
-/** Slots, steps and order are those of `Segment`. "backward" is backwardInput and backwardWeight in one. */
+/**
+ * Slots, steps and order are those of `Segment`. "backward" is the passes for inputs and for weights in one. "update",
+ * "digests" and "load" are for all segments.
+ */
 export type Operation =
   | SlotOperation<"forward">
   | SlotOperation<"evaluate">
   | SlotOperation<"backward">
   | SlotOperation<"backwardInput">
-  | SlotOperation<"backwardWeight">
+  /** One layer's part of the backward pass for weights, numbered in the model. */
+  | (SlotOperation<"weightLayer"> & { readonly layer: number })
   | { readonly kind: "update"; readonly step: number }
   | { readonly kind: "digests" }
-  /** Writes a shard; `step` must be the one that comes next. */
-  | { readonly kind: "save"; readonly file: string; readonly step: number }
+  /** Writes a segment's shard; `step` must be the one that comes next. */
+  | { readonly kind: "save"; readonly lap: number; readonly file: string; readonly step: number }
   /** Reads shards; drops the micro-batches under way. */
   | { readonly kind: "load"; readonly files: readonly string[] };
 
 export type OperationKind = Operation["kind"];
+
+export interface LayerDigest {
+  /** In the model. */
+  readonly layer: number;
+  /** SHA-256 of its parameters, 32 bytes. */
+  readonly digest: Uint8Array;
+}
 
 /** What an operation gives beside its times. */
 export interface Outcomes {
@@ -44,10 +59,10 @@ export interface Outcomes {
   /** When the backward pass for inputs ended and that for weights began. */
   backward: { readonly boundaryMs: number };
   backwardInput: object;
-  backwardWeight: object;
+  weightLayer: object;
   update: object;
-  /** SHA-256 of each of the segment's layers, 32 bytes each. */
-  digests: { readonly digests: readonly Uint8Array[] };
+  /** In the order of the layers. */
+  digests: { readonly digests: readonly LayerDigest[] };
   save: WrittenFile;
   /** The step that comes next. */
   load: { readonly step: number };

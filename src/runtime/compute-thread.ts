@@ -7,7 +7,7 @@ import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "
 import type { EngineKind } from "../engine/contract.ts";
 import { loadKernels } from "../engine/load.ts";
 import { EngineMemory } from "../engine/memory.ts";
-import { planSegment, type SegmentInit, type SegmentLayout, segmentMemory } from "../nn/layout.ts";
+import { planSegment, planSegments, type SegmentInit, type SegmentLayout, segmentMemory } from "../nn/layout.ts";
 import { assert } from "../types/assert.ts";
 import { InterruptedError } from "../types/errors.ts";
 import {
@@ -15,13 +15,14 @@ import {
 } from "./compute-operations.ts"; // prettier-ignore
 import type { WorkerInit } from "./compute-worker.ts";
 
-/** The layout of a segment on an engine. Throws `UsageError` as `planSegment` does. */
+/** The layout of a segment that is alone on an engine. Throws `UsageError` as `planSegment` does. */
 export function planOn(engine: EngineKind, segment: SegmentInit): SegmentLayout {
   return planSegment(segment, loadKernels(engine, new EngineMemory(0).memory));
 }
 
 export class ComputeThread {
-  readonly layout: SegmentLayout;
+  /** One for each lap. */
+  readonly layouts: readonly SegmentLayout[];
   /** Shared with the worker: between `run` and its result, the arrays that the operation uses belong to the worker. */
   readonly memory: EngineMemory;
   readonly #worker: Worker;
@@ -34,13 +35,13 @@ export class ComputeThread {
   #ended: Error | null = null;
   #step = 0;
 
-  private constructor({ segment, engine, restore = [] }: ComputeInit) {
-    this.layout = planOn(engine, segment);
-    this.memory = segmentMemory(this.layout);
+  private constructor({ segments, engine, restore = [] }: ComputeInit) {
+    this.layouts = planSegments(segments, loadKernels(engine, new EngineMemory(0).memory));
+    this.memory = segmentMemory(this.layouts);
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     const workerData: WorkerInit = {
-      segment, engine, restore, memory: this.memory.memory, port: port2,
+      segments, engine, restore, memory: this.memory.memory, port: port2,
       turns: this.#turns,
     }; // prettier-ignore
     this.#worker = new Worker(new URL("./compute-worker.ts", import.meta.url), { workerData, transferList: [port2] });
@@ -48,7 +49,7 @@ export class ComputeThread {
     this.#worker.on("exit", (code) => this.#end(new Error(`the compute thread ended with code ${code}`)));
   }
 
-  /** Throws what reading the restored shards or planning the segment throws. Stop the thread in the end. */
+  /** Throws what reading the restored shards or planning the segments throws. Stop the thread in the end. */
   static async start(init: ComputeInit): Promise<ComputeThread> {
     const thread = new ComputeThread(init);
     try {

@@ -1,5 +1,5 @@
 /**
- * @file Entry of the compute thread: one segment, one operation at a time. The thread sleeps in `Atomics.wait` between
+ * @file Entry of the compute thread: one segment a lap, one operation at a time. The thread sleeps in `Atomics.wait` between
  * operations: waking it so costs half of what an event loop's message does.
  */
 import { openSync, readSync } from "node:fs";
@@ -7,15 +7,17 @@ import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_
 import type { EngineKind } from "../engine/contract.ts";
 import { loadKernels } from "../engine/load.ts";
 import type { EngineMemory } from "../engine/memory.ts";
-import { planSegment, type SegmentInit, segmentMemory } from "../nn/layout.ts";
+import { planSegments, type SegmentInit, segmentMemory } from "../nn/layout.ts";
 import { Segment } from "../nn/segment.ts";
 import { loadShards, saveShard } from "../nn/shard.ts";
-import { assert, unreachable } from "../types/assert.ts";
+import { assert, defined, unreachable } from "../types/assert.ts";
 import { nowMs } from "./clock.ts";
-import { type Operation, type OperationTimes, type Outcomes, type Reply, sendableError } from "./compute-operations.ts";
+import {
+  type LayerDigest, type Operation, type OperationTimes, type Outcomes, type Reply, sendableError,
+} from "./compute-operations.ts"; // prettier-ignore
 
 export interface WorkerInit {
-  readonly segment: SegmentInit;
+  readonly segments: readonly SegmentInit[];
   readonly engine: EngineKind;
   readonly restore: readonly string[];
   readonly memory: EngineMemory["memory"];
@@ -24,7 +26,7 @@ export interface WorkerInit {
   readonly turns: Int32Array;
 }
 
-const { segment: segmentInit, engine, restore, memory: shared, port, turns } = workerData as WorkerInit;
+const { segments: inits, engine, restore, memory: shared, port, turns } = workerData as WorkerInit;
 
 /** How long this thread waited for a core, from the kernel's own account (proc(5), schedstat, second field). */
 class RunQueue {
@@ -59,21 +61,21 @@ function reply<Value>(value: Reply<Value>): void {
 
 class Worker {
   readonly #memory: EngineMemory;
-  readonly #segment: Segment;
+  readonly #segments: readonly Segment[];
   readonly #runQueue = new RunQueue();
 
   constructor() {
     const kernels = loadKernels(engine, shared);
-    const layout = planSegment(segmentInit, kernels);
-    this.#memory = segmentMemory(layout, shared);
-    this.#segment = new Segment(layout, this.#memory, kernels);
+    const layouts = planSegments(inits, kernels);
+    this.#memory = segmentMemory(layouts, shared);
+    this.#segments = layouts.map((layout) => new Segment(layout, this.#memory, kernels));
     if (restore.length > 0) this.#load(restore);
-    else this.#segment.initialize();
+    else for (const segment of this.#segments) segment.initialize();
     this.#runQueue.elapsedMs();
   }
 
   get step(): number {
-    return this.#segment.step;
+    return this.#segment(0).step;
   }
 
   run(operation: Operation): Outcomes[keyof Outcomes] & OperationTimes {
@@ -86,42 +88,52 @@ class Worker {
   #perform(operation: Operation): Outcomes[keyof Outcomes] {
     switch (operation.kind) {
       case "forward":
-        return this.#segment.forward(operation.slot);
+        return this.#segment(operation.lap).forward(operation.slot);
       case "evaluate":
-        return this.#segment.evaluate(operation.slot);
+        return this.#segment(operation.lap).evaluate(operation.slot);
       case "backward":
-        return this.#backward(operation.slot);
+        return this.#backward(this.#segment(operation.lap), operation.slot);
       case "backwardInput":
-        this.#segment.backwardInput(operation.slot);
+        this.#segment(operation.lap).backwardInput(operation.slot);
         return {};
-      case "backwardWeight":
-        this.#segment.backwardWeight(operation.slot);
+      case "weightLayer":
+        this.#segment(operation.lap).backwardWeightLayer(operation.slot, operation.layer);
         return {};
       case "update":
-        this.#segment.update(operation.step);
+        for (const segment of this.#segments) segment.update(operation.step);
         return {};
       case "digests":
-        return { digests: this.#segment.digests() };
+        return { digests: this.#digests() };
       case "save":
         assert(operation.step === this.step, `step ${this.step} comes next, not ${operation.step}`);
-        return saveShard(operation.file, this.#segment.layout, this.#memory, operation.step);
+        return saveShard(operation.file, this.#segment(operation.lap).layout, this.#memory, operation.step);
       case "load":
         return { step: this.#load(operation.files) };
     }
     unreachable(operation);
   }
 
-  #backward(slot: number): Outcomes["backward"] {
-    this.#segment.backwardInput(slot);
+  #segment(lap: number): Segment {
+    return defined(this.#segments[lap], `lap ${lap} has a segment`);
+  }
+
+  #backward(segment: Segment, slot: number): Outcomes["backward"] {
+    segment.backwardInput(slot);
     const boundaryMs = nowMs();
-    this.#segment.backwardWeight(slot);
+    segment.backwardWeight(slot);
     return { boundaryMs };
   }
 
+  #digests(): LayerDigest[] {
+    const digests = this.#segments.flatMap((segment) =>
+      segment.digests().map((digest, i) => ({ layer: segment.layout.init.layers[0] + i, digest })),
+    );
+    return digests.toSorted((a, b) => a.layer - b.layer);
+  }
+
   #load(files: readonly string[]): number {
-    const step = loadShards(files, this.#segment.layout, this.#memory);
-    this.#segment.reset(step);
-    return step;
+    for (const segment of this.#segments) segment.reset(loadShards(files, segment.layout, this.#memory));
+    return this.step;
   }
 }
 

@@ -15,6 +15,7 @@ import { defined } from "../types/assert.ts";
 import { NotFiniteError } from "../types/errors.ts";
 import { nameShard, newestCheckpoint, shardDraft, writeManifest } from "./checkpoint.ts";
 import { nowMs } from "./clock.ts";
+import type { LayerDigest } from "./compute-operations.ts";
 import { ComputeThread } from "./compute-thread.ts";
 import { chooseEngines } from "./engines.ts";
 import { evaluationCount, Feeder } from "./feeder.ts";
@@ -88,7 +89,7 @@ export class SerialRun {
     const { model, optimizer, lr: rate, seed, batch, microBatches } = settings;
     const segment = { model, layers: this.layers, rows: batch / microBatches, slots: 1, optimizer, rate, seed, batch };
     const compute = await ComputeThread.start({
-      segment,
+      segments: [segment],
       engine: defined(this.#engines.kinds[0], "an engine"),
     });
     try {
@@ -102,7 +103,7 @@ export class SerialRun {
   }
 
   /** `initial`: digests of the layers before the job's first step, also where the run goes on. */
-  async #trainOn(compute: ComputeThread, initial: readonly Uint8Array[]): Promise<Record<string, unknown>> {
+  async #trainOn(compute: ComputeThread, initial: readonly LayerDigest[]): Promise<Record<string, unknown>> {
     const { settings, firstStep } = this.#init;
     const { steps, checkpointEvery, validateEvery, stopAtLoss } = settings;
     const startedCpuMs = threadCpuMs();
@@ -122,16 +123,18 @@ export class SerialRun {
 
   async #step(compute: ComputeThread, step: number): Promise<number> {
     const { batch, microBatches } = this.#init.settings;
-    const slot = defined(compute.layout.slots[0], "one slot");
+    const slot = defined(compute.layouts[0]?.slots[0], "one slot");
     this.#clockwork.stepStarted(step);
     let lossSum = 0;
     for (let microBatch = 0; microBatch < microBatches; microBatch += 1) {
       this.#feeder.fillTraining(compute.memory, slot, step, microBatch);
-      const forward = await this.#clockwork.timed(() => compute.run<"forward">({ kind: "forward", slot: 0 }));
+      const forward = await this.#clockwork.timed(() => compute.run<"forward">({ kind: "forward", lap: 0, slot: 0 }));
       this.#note("F", step, microBatch, forward.startMs, forward.endMs);
       if (forward.notFiniteLayer >= 0) throw notFinite(step, forward.notFiniteLayer);
       lossSum += forward.loss;
-      const backward = await this.#clockwork.timed(() => compute.run<"backward">({ kind: "backward", slot: 0 }));
+      const backward = await this.#clockwork.timed(() =>
+        compute.run<"backward">({ kind: "backward", lap: 0, slot: 0 }),
+      );
       this.#note("B", step, microBatch, backward.startMs, backward.boundaryMs);
       this.#note("W", step, microBatch, backward.boundaryMs, backward.endMs);
     }
@@ -151,22 +154,23 @@ export class SerialRun {
 
   async #save(compute: ComputeThread, step: number): Promise<void> {
     const { folder, settings } = this.#init;
-    const layers = compute.layout.init.layers;
+    const { layers } = this;
     const file = shardDraft(folder, step, layers);
-    const written = await compute.run<"save">({ kind: "save", file, step });
+    const written = await compute.run<"save">({ kind: "save", lap: 0, file, step });
     const { text: model } = parseModel(settings.model);
     writeManifest(folder, { step, model, optimizer: settings.optimizer, shards: [nameShard(file, layers, written)] });
     this.#recorder.event("checkpoint", nowMs(), { step });
   }
 
   async #evaluate(compute: ComputeThread, step: number): Promise<void> {
-    const slot = defined(compute.layout.slots[0], "one slot");
+    const slot = defined(compute.layouts[0]?.slots[0], "one slot");
     const { count } = this.#init.data.test;
+    const { batch, microBatches } = this.#init.settings;
     let correct = 0;
     let lossSum = 0;
-    for (let index = 0; index < evaluationCount(count, compute.layout.init.rows); index += 1) {
+    for (let index = 0; index < evaluationCount(count, batch / microBatches); index += 1) {
       this.#feeder.fillEvaluation(compute.memory, slot, index);
-      const result = await compute.run<"evaluate">({ kind: "evaluate", slot: 0 });
+      const result = await compute.run<"evaluate">({ kind: "evaluate", lap: 0, slot: 0 });
       correct += result.correct;
       lossSum += result.loss;
     }
@@ -174,11 +178,11 @@ export class SerialRun {
     this.#recorder.event("evaluated", nowMs(), { step, testAccuracy: this.#testAccuracy, testLoss: lossSum / count });
   }
 
-  #report(initial: readonly Uint8Array[], final: readonly Uint8Array[], communicationCpuMs: number): NodeReport {
+  #report(initial: readonly LayerDigest[], final: readonly LayerDigest[], communicationCpuMs: number): NodeReport {
     const model = parseModel(this.#init.settings.model);
     const { times, steadyTimes, stepMsMedian, costs } = this.#clockwork;
-    const hex = (digests: readonly Uint8Array[]): Record<string, string> =>
-      Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
+    const hex = (digests: readonly LayerDigest[]): Record<string, string> =>
+      Object.fromEntries(digests.map(({ layer, digest }) => [String(layer), Buffer.from(digest).toString("hex")]));
     return {
       node: 0,
       peerId: "",

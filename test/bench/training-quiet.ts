@@ -25,8 +25,8 @@ async function startThread(engine: EngineKind): Promise<ComputeThread> {
     ...{ model: MODEL, layers: [0, layers.length], rows: BATCH, slots: 1, batch: BATCH },
     ...{ optimizer: "sgd", rate: 0.01, seed: 1 },
   };
-  const thread = await ComputeThread.start({ segment, engine });
-  const [slot] = thread.layout.slots;
+  const thread = await ComputeThread.start({ segments: [segment], engine });
+  const [slot] = thread.layouts[0]!.slots;
   for (let index = 0; index < BATCH * features; index += 1) thread.memory.f32(slot!.input)[index] = Math.sin(index);
   for (let row = 0; row < BATCH; row += 1) thread.memory.i32(slot!.labels!)[row] = row % classes;
   return thread;
@@ -38,8 +38,8 @@ async function trainMs(thread: ComputeThread): Promise<number[]> {
   let endMs = Number.POSITIVE_INFINITY;
   for (let step = 0; step < STEPS_MAX && performance.now() < endMs; step += 1) {
     const startMs = performance.now();
-    await thread.run({ kind: "forward", slot: 0 });
-    await thread.run({ kind: "backward", slot: 0 });
+    await thread.run({ kind: "forward", lap: 0, slot: 0 });
+    await thread.run({ kind: "backward", lap: 0, slot: 0 });
     await thread.run({ kind: "update", step });
     if (step >= WARM_UP_STEPS) durationsMs.push(performance.now() - startMs);
     if (step === WARM_UP_STEPS) endMs = performance.now() + RUN_MS;

@@ -32,7 +32,7 @@ export const setting = (changes: Partial<Setting> & { model: string }): Setting 
 
 export function hold(engine: EngineKind, init: SegmentInit): Held {
   const layout = planSegment(init, loadKernels(engine, new EngineMemory(0).memory));
-  const memory = segmentMemory(layout);
+  const memory = segmentMemory([layout]);
   const segment = new Segment(layout, memory, loadKernels(engine, memory.memory));
   segment.initialize();
   return { segment, memory };

@@ -22,7 +22,7 @@ afterEach(async () => {
 });
 
 async function start(init: Partial<ComputeInit> = {}): Promise<ComputeThread> {
-  const thread = await ComputeThread.start({ segment: whole, engine: "wasm-exact", ...init });
+  const thread = await ComputeThread.start({ segments: [whole], engine: "wasm-exact", ...init });
   cleanups.push(() => thread.stop());
   return thread;
 }
@@ -33,7 +33,8 @@ function folder(): string {
   return path;
 }
 
-function fill({ layout, memory }: ComputeThread, slot: number, { inputs, labels }: Batch, microBatch: number): void {
+function fill({ layouts, memory }: ComputeThread, slot: number, { inputs, labels }: Batch, microBatch: number): void {
+  const layout = layouts[0]!;
   const { rows } = layout.init;
   const { features } = layout.model;
   memory.f32(layout.slots[slot]!.input).set(inputs.subarray(microBatch * rows * features).subarray(0, rows * features));
@@ -45,14 +46,14 @@ async function stepOf(thread: ComputeThread, fused: boolean): Promise<number> {
   let loss = 0;
   for (let m = 0; m < 3; m++) {
     fill(thread, m, batch, m);
-    loss += (await thread.run({ kind: "forward", slot: m })).loss;
+    loss += (await thread.run({ kind: "forward", lap: 0, slot: m })).loss;
     if (fused) {
-      const { startMs, boundaryMs, endMs } = await thread.run({ kind: "backward", slot: m });
+      const { startMs, boundaryMs, endMs } = await thread.run({ kind: "backward", lap: 0, slot: m });
       expect(startMs <= boundaryMs && boundaryMs <= endMs).toBe(true);
       continue;
     }
-    await thread.run({ kind: "backwardInput", slot: m });
-    await thread.run({ kind: "backwardWeight", slot: m });
+    await thread.run({ kind: "backwardInput", lap: 0, slot: m });
+    for (const layer of [1, 2, 0]) await thread.run({ kind: "weightLayer", lap: 0, slot: m, layer });
   }
   await thread.run({ kind: "update", step: thread.startStep });
   return loss / 12;
@@ -63,22 +64,22 @@ describe("compute thread", () => {
     const thread = await start();
     const held = holdCut("wasm-exact", common, []);
     expect(await stepOf(thread, fused)).toBe(trainStep(held, batch));
-    expect((await thread.run({ kind: "digests" })).digests).toEqual(digests(held));
-    expect(thread.layout).toEqual(held[0]!.segment.layout);
-    expect([...thread.memory.i32(thread.layout.layers[0]!.parameters.all)]).toEqual(bits(held, "parameters")[0]);
+    expect((await thread.run({ kind: "digests" })).digests.map(({ digest }) => digest)).toEqual(digests(held));
+    expect(thread.layouts[0]).toEqual(held[0]!.segment.layout);
+    expect([...thread.memory.i32(thread.layouts[0]!.layers[0]!.parameters.all)]).toEqual(bits(held, "parameters")[0]);
   });
 
   test("evaluates, and times on the common clock", async () => {
     const thread = await start();
     fill(thread, 0, batch, 0);
     const beforeMs = nowMs();
-    const result = await thread.run({ kind: "evaluate", slot: 0 });
+    const result = await thread.run({ kind: "evaluate", lap: 0, slot: 0 });
     // Two threads read the system's clock at their own starts: they agree within a millisecond.
     expect(result.startMs).toBeGreaterThan(beforeMs - 1);
     expect(result.endMs).toBeLessThan(nowMs() + 1);
     expect(result.endMs).toBeGreaterThanOrEqual(result.startMs);
     expect(result.runQueueMs).toBeGreaterThanOrEqual(0);
-    expect(result.loss).toEqual((await thread.run({ kind: "forward", slot: 0 })).loss);
+    expect(result.loss).toEqual((await thread.run({ kind: "forward", lap: 0, slot: 0 })).loss);
     expect(result.correct).toBeLessThanOrEqual(4);
   });
 
@@ -86,7 +87,7 @@ describe("compute thread", () => {
     const file = join(folder(), "shard.safetensors");
     const thread = await start();
     await stepOf(thread, true);
-    await thread.run({ kind: "save", file, step: 1 });
+    await thread.run({ kind: "save", lap: 0, file, step: 1 });
     const { digests: expected } = await thread.run({ kind: "digests" });
     const restored = await start({ restore: [file] });
     expect(restored.startStep).toBe(1);
@@ -101,13 +102,13 @@ describe("compute thread", () => {
     const file = join(folder(), "torn");
     writeFileSync(file, "torn");
     await expect(start({ restore: [file] })).rejects.toThrow(DataError);
-    await expect(start({ segment: { ...whole, model: "mlp:0" } })).rejects.toThrow(UsageError);
+    await expect(start({ segments: [{ ...whole, model: "mlp:0" }] })).rejects.toThrow(UsageError);
     const thread = await start();
     const error: unknown = await thread.run({ kind: "load", files: [file] }).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(DataError);
     expect(error).toMatchObject({ name: "DataError", exitCode: 3, remedy: expect.stringContaining("another copy") });
-    await expect(thread.run({ kind: "backward", slot: 0 })).rejects.toThrow(AssertionFailed);
-    await expect(thread.run({ kind: "save", file, step: 5 })).rejects.toThrow("step 0 comes next");
+    await expect(thread.run({ kind: "backward", lap: 0, slot: 0 })).rejects.toThrow(AssertionFailed);
+    await expect(thread.run({ kind: "save", lap: 0, file, step: 5 })).rejects.toThrow("step 0 comes next");
     expect((await thread.run({ kind: "digests" })).digests.length).toBe(3);
   });
 

@@ -34,7 +34,7 @@ class Stage {
     const shared = { model: "mlp:5-4-3", rows: ROWS, slots: this.machine.slots, optimizer: "sgd", rate: 0.1 };
     const segment = { ...shared, layers: [stage, stage + 1] as const, seed: 1, batch: BATCH };
     this.layout = planSegment(segment, loadKernels("wasm-exact", new EngineMemory(0).memory));
-    this.memory = segmentMemory(this.layout);
+    this.memory = segmentMemory([this.layout]);
     const { machine, layout, memory } = this;
     this.tensors = new StageTensors({
       ...{ machine, layout, memory },
