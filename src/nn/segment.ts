@@ -9,6 +9,7 @@ import { type Optimizer, type OptimizerState, stateAfter } from "../optim/optimi
 import { parseOptimizer } from "../optim/optimizers.ts";
 import { assert, defined, unreachable } from "../types/assert.ts";
 import { layerDigest } from "./digest.ts";
+import type { LayerPass } from "./flops.ts";
 import { initializeLayer } from "./initialize.ts";
 import type { LayerLayout, SegmentLayout, SlotLayout } from "./layout.ts";
 
@@ -39,10 +40,14 @@ interface SlotUse {
   readonly inputDone: boolean;
 }
 
+/** Told when a layer's pass is done, before the next layer's begins; it may take its time. */
+export type AfterLayer = (layer: LayerLayout, pass: LayerPass) => void;
+
 export class Segment implements SegmentCompute {
   readonly layout: SegmentLayout;
   readonly #memory: EngineMemory;
   readonly #kernels: Kernels;
+  readonly #afterLayer: AfterLayer;
   readonly #optimizer: Optimizer;
   readonly #slots: (SlotUse | null)[];
   /** Micro-batches forwarded since the last update. */
@@ -52,10 +57,11 @@ export class Segment implements SegmentCompute {
   #state: OptimizerState;
 
   /** Over arrays that are all zero; fill the parameters by `initialize`, or by loading shards and `reset`. */
-  constructor(layout: SegmentLayout, memory: EngineMemory, kernels: Kernels) {
+  constructor(layout: SegmentLayout, memory: EngineMemory, kernels: Kernels, afterLayer: AfterLayer = () => {}) {
     this.layout = layout;
     this.#memory = memory;
     this.#kernels = kernels;
+    this.#afterLayer = afterLayer;
     this.#optimizer = parseOptimizer(layout.init.optimizer);
     this.#state = this.#optimizer.init();
     this.#slots = layout.slots.map(() => null);
@@ -105,6 +111,7 @@ export class Segment implements SegmentCompute {
       this.#activationBackward(slot, i);
       const below = i > 0 ? defined(gradients[i - 1], "a gradient per layer") : inputGradient;
       if (below !== null) this.#gradientBelow(i, defined(gradients[i], "a gradient per layer"), below);
+      this.#afterLayer(this.#layer(i), "backwardInput");
     }
     this.#slots[slot] = { ...use, inputDone: true };
   }
@@ -120,7 +127,8 @@ export class Segment implements SegmentCompute {
   /** One layer of `backwardWeight`, numbered in the model; the layers may come in any order. */
   backwardWeightLayer(slot: number, layer: number): void {
     const i = layer - this.layout.init.layers[0];
-    const { spec, gradient } = this.#layer(i);
+    const layout = this.#layer(i);
+    const { spec, gradient } = layout;
     const use = this.#slots[slot] ?? null;
     assert(use !== null && use.inputDone, `slot ${slot} has had its backward pass for inputs`);
     assert(
@@ -138,6 +146,7 @@ export class Segment implements SegmentCompute {
     this.#kernels.sumRowsAdd(dy, gradient.bias.offsetBytes, rows, spec.outputs, scratch);
     this.#nextWeights[i] = use.microBatch + 1;
     if (this.#nextWeights.every((next) => next > use.microBatch)) this.#slots[slot] = null;
+    this.#afterLayer(layout, "backwardWeight");
   }
 
   update(step: number): void {
@@ -172,11 +181,16 @@ export class Segment implements SegmentCompute {
 
   #compute(slot: number): ForwardResult {
     const { input, activations } = this.#slotLayout(slot);
-    for (let i = 0; i < this.layout.layers.length; i++) {
+    const { layers } = this.layout;
+    for (const [i, layer] of layers.entries()) {
       const finite = this.#layerForward(slot, i, i === 0 ? input : defined(activations[i - 1], "an output per layer"));
-      if (!finite) return { notFiniteLayer: this.#layer(i).index, loss: NaN, correct: 0 };
+      if (!finite) return { notFiniteLayer: layer.index, loss: NaN, correct: 0 };
+      if (i < layers.length - 1) this.#afterLayer(layer, "forward");
     }
-    return { notFiniteLayer: -1, ...this.#loss(slot) };
+    // The loss belongs to the last layer's pass.
+    const result = { notFiniteLayer: -1, ...this.#loss(slot) };
+    this.#afterLayer(this.#layer(layers.length - 1), "forward");
+    return result;
   }
 
   /** False, and no output, where the pre-activations are not finite: an activation could hide it. */

@@ -3,18 +3,25 @@
  * Results carry times on the common clock.
  */
 import type { EngineKind } from "../engine/contract.ts";
+import type { LayerBlock } from "../nn/blocks.ts";
 import type { ForwardResult } from "../nn/segment.ts";
 import type { SegmentInit } from "../nn/layout.ts";
 import type { WrittenFile } from "../nn/safetensors.ts";
 import { AssertionFailed } from "../types/assert.ts";
 import * as errors from "../types/errors.ts";
+import type { LayerTimesUs } from "./compute-layer-times.ts";
+import type { PaceCounts } from "./compute-pace.ts";
 
 export interface ComputeInit {
   /** One for each lap, in the order of the laps: parts of one model, with the same optimizer. */
   readonly segments: readonly SegmentInit[];
   readonly engine: EngineKind;
-  /** Shards that together cover the segments; without them they start as before the first step. */
+  /** Shards that together cover the segments; without them, and without `blocks`, they start as before the first step. */
   readonly restore?: readonly string[];
+  /** The state from memory instead: blocks that together cover the segments, and the step that comes next. */
+  readonly blocks?: { readonly step: number; readonly layers: readonly LayerBlock[] };
+  /** GFLOP/s: forward and backward passes take as long as at this speed, or as they need. Without it they take what they need. */
+  readonly pace?: number;
 }
 
 interface SlotOperation<Kind extends string> {
@@ -60,7 +67,12 @@ export interface Outcomes {
   backward: { readonly boundaryMs: number };
   backwardInput: object;
   weightLayer: object;
-  update: object;
+  update: {
+    /** In the order of the layers. */
+    readonly layerUs: readonly LayerTimesUs[];
+    /** Null for a thread that is not paced. */
+    readonly pace: PaceCounts | null;
+  };
   /** In the order of the layers. */
   digests: { readonly digests: readonly LayerDigest[] };
   save: WrittenFile;

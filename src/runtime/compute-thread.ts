@@ -7,6 +7,7 @@ import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "
 import type { EngineKind } from "../engine/contract.ts";
 import { loadKernels } from "../engine/load.ts";
 import { EngineMemory } from "../engine/memory.ts";
+import { fillBlocks } from "../nn/blocks.ts";
 import { planSegment, planSegments, type SegmentInit, type SegmentLayout, segmentMemory } from "../nn/layout.ts";
 import { assert } from "../types/assert.ts";
 import { InterruptedError } from "../types/errors.ts";
@@ -35,21 +36,23 @@ export class ComputeThread {
   #ended: Error | null = null;
   #step = 0;
 
-  private constructor({ segments, engine, restore = [] }: ComputeInit) {
+  private constructor({ segments, engine, restore = [], blocks, pace }: ComputeInit) {
+    assert(restore.length === 0 || blocks === undefined, "the state comes from files or from memory");
     this.layouts = planSegments(segments, loadKernels(engine, new EngineMemory(0).memory));
     this.memory = segmentMemory(this.layouts);
+    if (blocks !== undefined) fillBlocks(blocks.layers, this.layouts, this.memory);
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     const workerData: WorkerInit = {
       segments, engine, restore, memory: this.memory.memory, port: port2,
-      turns: this.#turns,
+      turns: this.#turns, filledStep: blocks?.step ?? null, pace: pace ?? null,
     }; // prettier-ignore
     this.#worker = new Worker(new URL("./compute-worker.ts", import.meta.url), { workerData, transferList: [port2] });
     this.#worker.on("error", (error) => this.#end(error as Error));
     this.#worker.on("exit", (code) => this.#end(new Error(`the compute thread ended with code ${code}`)));
   }
 
-  /** Throws what reading the restored shards or planning the segments throws. Stop the thread in the end. */
+  /** Throws what reading the restored shards, filling the blocks or planning the segments throws. Stop the thread in the end. */
   static async start(init: ComputeInit): Promise<ComputeThread> {
     const thread = new ComputeThread(init);
     try {
@@ -61,7 +64,7 @@ export class ComputeThread {
     return thread;
   }
 
-  /** The step that came next at the start: 0, or the restored shards'. */
+  /** The step that came next at the start: 0, or the restored state's. */
   get startStep(): number {
     return this.#step;
   }

@@ -7,26 +7,32 @@ import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_
 import type { EngineKind } from "../engine/contract.ts";
 import { loadKernels } from "../engine/load.ts";
 import type { EngineMemory } from "../engine/memory.ts";
-import { planSegments, type SegmentInit, segmentMemory } from "../nn/layout.ts";
+import { type LayerPass, operationFlops } from "../nn/flops.ts";
+import { type LayerLayout, planSegments, type SegmentInit, type SegmentLayout, segmentMemory } from "../nn/layout.ts";
 import { Segment } from "../nn/segment.ts";
 import { loadShards, saveShard } from "../nn/shard.ts";
 import { assert, defined, unreachable } from "../types/assert.ts";
 import { nowMs } from "./clock.ts";
+import { LayerTimes } from "./compute-layer-times.ts";
 import {
   type LayerDigest, type Operation, type OperationTimes, type Outcomes, type Reply, sendableError,
 } from "./compute-operations.ts"; // prettier-ignore
+import { Pacer } from "./compute-pace.ts";
 
 export interface WorkerInit {
   readonly segments: readonly SegmentInit[];
   readonly engine: EngineKind;
   readonly restore: readonly string[];
+  /** The step that comes next where the memory holds the state already. */
+  readonly filledStep: number | null;
+  readonly pace: number | null;
   readonly memory: EngineMemory["memory"];
   readonly port: MessagePort;
   /** int32: [operations sent, replies sent], the start's reply included. */
   readonly turns: Int32Array;
 }
 
-const { segments: inits, engine, restore, memory: shared, port, turns } = workerData as WorkerInit;
+const { segments: inits, engine, restore, filledStep, pace, memory: shared, port, turns } = workerData as WorkerInit;
 
 /** How long this thread waited for a core, from the kernel's own account (proc(5), schedstat, second field). */
 class RunQueue {
@@ -63,13 +69,21 @@ class Worker {
   readonly #memory: EngineMemory;
   readonly #segments: readonly Segment[];
   readonly #runQueue = new RunQueue();
+  readonly #layerTimes: LayerTimes;
+  readonly #pacer = pace === null ? null : new Pacer(pace);
+  /** When the layer under way began. */
+  #layerStartMs = 0;
 
   constructor() {
     const kernels = loadKernels(engine, shared);
     const layouts = planSegments(inits, kernels);
     this.#memory = segmentMemory(layouts, shared);
-    this.#segments = layouts.map((layout) => new Segment(layout, this.#memory, kernels));
+    this.#layerTimes = new LayerTimes(layouts.flatMap(({ layers }) => layers.map(({ index }) => index)));
+    this.#segments = layouts.map(
+      (layout) => new Segment(layout, this.#memory, kernels, (layer, pass) => this.#afterLayer(layout, layer, pass)),
+    );
     if (restore.length > 0) this.#load(restore);
+    else if (filledStep !== null) for (const segment of this.#segments) segment.reset(filledStep);
     else for (const segment of this.#segments) segment.initialize();
     this.#runQueue.elapsedMs();
   }
@@ -81,8 +95,12 @@ class Worker {
   run(operation: Operation): Outcomes[keyof Outcomes] & OperationTimes {
     const runQueueMs = this.#runQueue.elapsedMs();
     const startMs = nowMs();
+    this.#layerStartMs = startMs;
+    this.#pacer?.begin(startMs);
     const outcome = this.#perform(operation);
-    return { ...outcome, startMs, endMs: nowMs(), runQueueMs };
+    const endMs = nowMs();
+    this.#pacer?.end(endMs);
+    return { ...outcome, startMs, endMs, runQueueMs };
   }
 
   #perform(operation: Operation): Outcomes[keyof Outcomes] {
@@ -101,7 +119,7 @@ class Worker {
         return {};
       case "update":
         for (const segment of this.#segments) segment.update(operation.step);
-        return {};
+        return { layerUs: this.#layerTimes.mediansUs(), pace: this.#pacer?.counts ?? null };
       case "digests":
         return { digests: this.#digests() };
       case "save":
@@ -115,6 +133,13 @@ class Worker {
 
   #segment(lap: number): Segment {
     return defined(this.#segments[lap], `lap ${lap} has a segment`);
+  }
+
+  #afterLayer({ init }: SegmentLayout, { index, spec }: LayerLayout, pass: LayerPass): void {
+    this.#pacer?.sleepAfter(operationFlops(spec, init.rows, pass, index === 0));
+    const endMs = nowMs();
+    this.#layerTimes.add(index, pass, endMs - this.#layerStartMs);
+    this.#layerStartMs = endMs;
   }
 
   #backward(segment: Segment, slot: number): Outcomes["backward"] {
