@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { ENGINE_KINDS } from "../../src/engine/contract.ts";
 import { weightsSha256 } from "../../src/nn/digest.ts";
+import { RandomStream } from "../../src/types/random.ts";
 import {
   type ReferenceModel,
   type ReferenceOptimizer,
@@ -152,6 +153,48 @@ describe.each(ENGINE_KINDS)("engine %s", (engine) => {
   });
 });
 
+/**
+ * The passes of one step, each time any one that may come: F of the next micro-batch where a slot is free, an evaluation, B of any
+ * micro-batch forwarded, W of any layer for its next micro-batch. `pick(count)` is the index of the one that comes.
+ */
+function shuffledPasses(held: readonly Held[], batch: Batch, pick: (count: number) => number): void {
+  const { rows, batch: size } = held[0]!.segment.layout.init;
+  const layers = held.flatMap(({ segment }) => segment.layout.layers.map(({ index }) => ({ segment, index, next: 0 })));
+  const slots = held[0]!.segment.layout.slots.map(() => ({ microBatch: -1, isBackward: false }));
+  let next = 0;
+  const microBatches = size / rows;
+  for (;;) {
+    // A slot is free again when every layer has had its W.
+    for (const slot of slots) if (layers.every((layer) => layer.next > slot.microBatch)) slot.microBatch = -1;
+    const possible: (() => void)[] = slots.flatMap((slot, place) => {
+      if (slot.microBatch === -1 && next === microBatches) return [];
+      if (slot.microBatch === -1) {
+        const begin = (): void => {
+          forward(held, place, batch, next);
+          Object.assign(slot, { microBatch: next++, isBackward: false });
+        };
+        return [begin, () => void forward(held, place, batch, pick(microBatches), "evaluate")];
+      }
+      if (!slot.isBackward) {
+        return [
+          () => {
+            backwardInput(held, place);
+            slot.isBackward = true;
+          },
+        ];
+      }
+      const due = layers.filter((layer) => layer.next === slot.microBatch);
+      return due.map((layer) => () => {
+        layer.segment.backwardWeightLayer(place, layer.index);
+        layer.next++;
+      });
+    });
+    if (possible.length === 0) break;
+    possible[pick(possible.length)]!();
+  }
+  expect(layers.every((layer) => layer.next === microBatches)).toBe(true);
+}
+
 describe("order", () => {
   const common = setting({ model: "mlp:9-7-6-5" });
   const batch = randomBatch(common, 5);
@@ -187,6 +230,23 @@ describe("order", () => {
     for (const slot of [0, 1, 2]) segment.backwardWeight(slot);
     expect(bits(parts, "gradient")).toEqual(bits(whole, "gradient"));
     segment.update(0);
+  });
+
+  test.each(SEEDS)("any order of the passes is the same (seed %i)", (seed) => {
+    const many = { ...common, batch: 32, model: "mlp:9-7-6-5,activation=gelu" };
+    const [whole, parts] = [
+      holdCut("wasm-exact", { ...many, slots: 8 }, []),
+      holdCut("wasm-exact", { ...many, slots: 4 }, [1]),
+    ];
+    const random = new RandomStream(seed, 1000);
+    for (const step of [0, 1]) {
+      const stepBatch = randomBatch(many, step);
+      trainStep(whole, stepBatch, true);
+      shuffledPasses(parts, stepBatch, (count) => Math.floor(random.nextFloat() * count));
+      expect(bits(parts, "gradient").flat().some(Boolean)).toBe(true);
+      for (const { segment } of parts) segment.update(step);
+      expect(bits(parts, "parameters")).toEqual(bits(whole, "parameters"));
+    }
   });
 
   test("evaluation disturbs nothing, and padded rows do not count", () => {
