@@ -9,7 +9,7 @@ import { printError, tellError, tellMisuse, ToldFailure } from "./failure.ts";
 import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
 const LATER_COMMANDS = [
-  ...["why", "doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "plot", "report"],
+  ...["why", "doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "report"],
   ...["plan", "simulate", "generate"],
 ];
 
@@ -139,6 +139,19 @@ function addFolderCommands(program: Command): void {
     .addHelpText("after", "\nExample:\n  ringtmp export results/runs/first --out model.safetensors")
     .action(async (folder: string, options: Options) =>
       run((await import("./artifacts.ts")).exportModel(folder, options)),
+    );
+  program
+    .command("plot")
+    .argument("<run...>", "runs' folders; several are compared in one figure of idle time")
+    .description("figures of runs: who computed what when in one step, and how idle each node was")
+    .option("--format <formats>", "svg, png, terminal (default: svg,png, and terminal where this is one)")
+    .option("--out <folder>", "where the figures go (default: <run>/figures)")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ringtmp plot results/runs/first\n  ringtmp plot results/runs/first --format terminal\n  ringtmp plot results/runs/gpipe results/runs/1f1b --out figures",
+    )
+    .action(async (folders: readonly string[], options: Options) =>
+      run((await import("./plot.ts")).plot(folders, options)),
     );
   const data = program
     .command("data")
