@@ -119,6 +119,6 @@ export class Bulletin {
       entries: folder.readLines(`timeline/${node}.jsonl`) as readonly TimelineEntry[],
     }));
     const present = nodes.filter(({ entries }) => entries.length > 0);
-    if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present));
+    if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present, view.members.length));
   }
 }

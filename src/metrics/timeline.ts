@@ -15,12 +15,17 @@ export interface TimelineEntry {
   readonly bytes: number;
 }
 
+interface KeptStep {
+  readonly step: number;
+  readonly entries: TimelineEntry[];
+}
+
 /** Collects one node's entries; memory is bounded by the steps that are kept. */
 export class Timeline {
   readonly #folder: RunFolder;
   readonly #name: string;
   readonly #keptSteps: number;
-  #steps: { readonly step: number; readonly entries: TimelineEntry[] }[] = [];
+  #steps: KeptStep[] = [];
 
   /** @param keptSteps 0 for none, Infinity for all (written as the run goes on). */
   constructor(folder: RunFolder, node: number, keptSteps: number) {
@@ -31,14 +36,17 @@ export class Timeline {
 
   add(kind: TimelineEntry["kind"], step: number, microBatch: number, startMs: number, endMs: number, bytes = 0): void {
     if (this.#keptSteps === 0) return;
-    if (this.#steps.at(-1)?.step !== step) this.#beginStep(step);
-    this.#steps.at(-1)?.entries.push({ kind, step, lap: 0, microBatch, startMs, endMs, bytes });
+    // The next step's first message may come before this step's end.
+    const held = this.#steps.findLast((one) => one.step === step) ?? this.#beginStep(step);
+    held.entries.push({ kind, step, lap: 0, microBatch, startMs, endMs, bytes });
   }
 
-  #beginStep(step: number): void {
+  #beginStep(step: number): KeptStep {
     if (this.#keptSteps === Infinity) this.flush();
     else if (this.#steps.length >= this.#keptSteps) this.#steps.shift();
-    this.#steps.push({ step, entries: [] });
+    const begun = { step, entries: [] };
+    this.#steps.push(begun);
+    return begun;
   }
 
   /** Writes what is held, and holds nothing afterwards. */
@@ -49,9 +57,15 @@ export class Timeline {
   }
 }
 
-/** Chrome's trace-event form: one process a node, one row each for compute and for messages; microseconds. */
+/**
+ * Chrome's trace-event form: one process a node, one row each for compute and for messages; microseconds. An operation is named as
+ * everywhere, `2F0`: stage, kind, micro-batch.
+ * @param nodes those whose timelines are on this machine
+ * @param nodeCount all nodes of the ring, by which a lap's stages follow the one before
+ */
 export function chromeTrace(
   nodes: readonly { readonly node: number; readonly entries: readonly TimelineEntry[] }[],
+  nodeCount: number,
 ): unknown {
   // Not `Math.min(...)`: a long run has more entries than a call takes arguments.
   let origin = Infinity;
@@ -60,14 +74,19 @@ export function chromeTrace(
     { ph: "M", name: "process_name", pid: node, args: { name: `node ${node}` } },
     ...entries.map((entry) => ({
       ph: "X",
-      name: entry.kind === "update" || entry.kind === "wait" ? entry.kind : `${node}${entry.kind}${entry.microBatch}`,
+      name: traceName(entry, entry.lap * nodeCount + node),
       cat: entry.kind,
       pid: node,
       tid: entry.kind === "send" || entry.kind === "receive" ? 1 : 0,
       ts: (entry.startMs - origin) * 1000,
       dur: (entry.endMs - entry.startMs) * 1000,
-      args: { step: entry.step, microBatch: entry.microBatch, bytes: entry.bytes },
+      args: { step: entry.step, lap: entry.lap, microBatch: entry.microBatch, bytes: entry.bytes },
     })),
   ]);
   return { displayTimeUnit: "ms", traceEvents };
+}
+
+function traceName({ kind, microBatch }: TimelineEntry, stage: number): string {
+  const isOfNode = kind === "update" || kind === "wait" || kind === "recover";
+  return isOfNode ? kind : `${stage}${kind}${microBatch}`;
 }

@@ -208,7 +208,7 @@ export class SerialRun {
     const summary = { ...buildSummary(facts, [report]), fingerprint };
     folder.writeJson(RUN_FILES.summary, summary);
     const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
-    if (entries.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace([{ node: 0, entries }]));
+    if (entries.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace([{ node: 0, entries }], 1));
     return summary;
   }
 }

@@ -198,26 +198,44 @@ describe("a timeline", () => {
     expect(written(0, 4)).toEqual([]);
   });
 
+  test("counts a step once, though a message of the next one comes before its end", () => {
+    const folder = RunFolder.create(join(root, "run"), false);
+    const timeline = new Timeline(folder, 0, 2);
+    for (let step = 0; step < 4; step += 1) {
+      timeline.add("F", step, 0, 10 * step, 10 * step + 5);
+      timeline.add("receive", step + 1, 0, 10 * step + 6, 10 * step + 6, 64);
+      timeline.add("update", step, 0, 10 * step + 7, 10 * step + 8);
+    }
+    timeline.flush();
+    const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
+    const kept = entries.map(({ kind, step }) => `${kind} ${step}`);
+    expect(kept).toEqual(["receive 3", "F 3", "update 3", "receive 4"]);
+  });
+
   test("becomes a trace: microseconds from its own beginning, a row for compute and one for messages", () => {
     const entry = (kind: TimelineEntry["kind"], startMs: number, endMs: number): TimelineEntry => ({
       ...{ kind, startMs, endMs },
       ...{ step: 1, lap: 0, microBatch: 2, bytes: 8 },
     });
-    const trace = chromeTrace([
-      { node: 0, entries: [entry("F", 5, 7)] },
-      { node: 1, entries: [entry("send", 4, 4.5), entry("update", 6, 9)] },
-    ]) as { traceEvents: Record<string, unknown>[] };
+    const trace = chromeTrace(
+      [
+        { node: 0, entries: [entry("F", 5, 7)] },
+        { node: 1, entries: [entry("send", 4, 4.5), entry("update", 6, 9), { ...entry("B", 9, 10), lap: 2 }] },
+      ],
+      4,
+    ) as { traceEvents: Record<string, unknown>[] };
     expect(trace.traceEvents.filter((event) => event["ph"] === "X")).toMatchObject([
       { name: "0F2", pid: 0, tid: 0, ts: 1_000, dur: 2_000 },
       { name: "1send2", pid: 1, tid: 1, ts: 0, dur: 500 },
       { name: "update", pid: 1, tid: 0, ts: 2_000, dur: 3_000 },
+      { name: "9B2", pid: 1, tid: 0, args: { step: 1, lap: 2, microBatch: 2 } },
     ]);
   });
 
   test("of a long run becomes a trace too", () => {
     const one = { kind: "F", step: 0, lap: 0, microBatch: 0, startMs: 3, endMs: 4, bytes: 0 } as const;
     const entries = Array.from({ length: 300_000 }, () => one);
-    const { traceEvents } = chromeTrace([{ node: 0, entries }]) as { traceEvents: unknown[] };
+    const { traceEvents } = chromeTrace([{ node: 0, entries }], 1) as { traceEvents: unknown[] };
     expect(traceEvents.length).toBe(300_001);
   });
 });
