@@ -15,7 +15,7 @@ export const KIND_NAMES: Readonly<Record<BarKind, string>> = {
 };
 
 /** `1 node`, `2 nodes`, `8 micro-batches`. */
-const plural = (count: number, thing: string): string =>
+export const plural = (count: number, thing: string): string =>
   `${count} ${thing}${count === 1 ? "" : thing.endsWith("ch") ? "es" : "s"}`;
 
 export const percentText = (value: number | null): string => (value === null ? "unknown" : `${value.toFixed(1)} %`);

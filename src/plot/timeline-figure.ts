@@ -3,7 +3,7 @@
  * Pure. Colours are those of Okabe and Ito, which the colour-blind tell apart.
  */
 import type { TopLevelSpec } from "vega-lite";
-import { KIND_NAMES, runDetail, runTitle, timeUnit } from "./caption.ts";
+import { KIND_NAMES, plural, runDetail, runTitle, timeUnit } from "./caption.ts";
 import type { RunRecord } from "./run-record.ts";
 import { BAR_KINDS, type Bar, type BarKind, type StepWindow } from "./step-window.ts";
 
@@ -98,8 +98,8 @@ export function timelineFigure(run: Pick<RunRecord, "summary" | "gitCommit">, wi
     idle: idleText(perNode.find((one) => one.node === node)?.idlePercentSteady),
   }));
   const elsewhere = summary.nodes - window.nodes.length;
-  const missing = elsewhere > 0 ? ` · timelines of ${elsewhere} more nodes are not in this folder` : "";
-  const paleNote = window.bars.some((bar) => bar.isNeighbour) ? "; paler: neighbouring steps" : "";
+  const missing = elsewhere > 0 ? ` · without the timelines of ${plural(elsewhere, "node")}` : "";
+  const paleNote = window.bars.some((bar) => bar.isNeighbour) ? "; paler: other steps" : "";
   const row = { field: "row", type: "nominal", sort: tracks.map((track) => track.row), title: null } as const;
   const rowScale = { paddingInner: 0.24, paddingOuter: 0.12 };
   const timeRange: number[] = [0, window.length];
