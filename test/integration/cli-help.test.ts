@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { CommandLine } from "../helpers/cli.ts";
 
 const COMMANDS = [
-  ...["", "up", "train", "join", "status", "jobs", "stop", "evaluate", "export"],
+  ...["", "up", "train", "join", "status", "jobs", "stop", "evaluate", "export", "plot"],
   ...["data", "data list", "data get", "data batches"],
 ];
 const LATER = /zero-bubble|--pace|--servers|--respawn|chaos|doctor|simulate|dashboard|\bblas\b/;
