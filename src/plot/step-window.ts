@@ -37,7 +37,7 @@ type Operation = TimelineEntry & { readonly kind: BarKind };
 
 const isOperation = (entry: TimelineEntry): entry is Operation => BAR_KINDS.some((kind) => kind === entry.kind);
 
-/** The middle one of the steps that most nodes kept, the run's first step left out where there is another. */
+/** The middle one of the steps that most nodes kept: never the first of several. */
 function middleStep(nodes: readonly { readonly operations: readonly Operation[] }[]): number | undefined {
   const nodesOf = new Map<number, number>();
   for (const { operations } of nodes) {
@@ -47,7 +47,7 @@ function middleStep(nodes: readonly { readonly operations: readonly Operation[] 
   }
   const most = Math.max(...nodesOf.values());
   const steps = [...nodesOf.keys()].filter((step) => nodesOf.get(step) === most).toSorted((a, b) => a - b);
-  return steps[Math.min(Math.max(1, steps.length >> 1), steps.length - 1)];
+  return steps[steps.length >> 1];
 }
 
 /** Undefined where no operation was kept. */
