@@ -71,7 +71,7 @@ function solve(problem: PartitionProblem): Partition | undefined {
     const isAsGood = (start: number): boolean =>
       rows[stage]![start]! <= allowed && (costSums[end]! - costSums[start]!) * slowness[node]! <= allowed;
     let start = firstFits[node]![end]!;
-    while (!isAsGood(start)) start += 1;
+    for (; !isAsGood(start); start += 1) assert(start < end, "the best time has a start");
     ranges.unshift([start, end]);
     end = start;
   }
