@@ -15,7 +15,7 @@ const PANEL_HEIGHT = 240;
 const PANEL_GAP = 24;
 const PANELS_A_ROW_MAX = 4;
 /** A narrower bar's number would run into the next one's. */
-const NUMBERED_BAR_WIDTH = 30;
+const NUMBERED_BAR_WIDTH = 36;
 /** Room above the highest value. */
 const HEADROOM = 1.08;
 const SUBTITLES_MAX = 4;
