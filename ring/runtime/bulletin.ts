@@ -11,10 +11,11 @@ import { parseModel } from "../../src/nn/spec.ts";
 import { writeManifest, type Shard } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { unreachable } from "../../src/types/assert.ts";
-import { dryRunIdle } from "../core/dry-run.ts";
 import type { View } from "../core/formation.ts";
-import { idleFormula } from "../core/schedule.ts";
+import { idleFormula, type ScheduleShape } from "../core/schedule.ts";
+import { dryRunIdle } from "../simulation/dry-run.ts";
 import type { AnnouncementBody, Job } from "./messages.ts";
+import { shapeOf } from "./segments.ts";
 
 export interface BulletinInit {
   readonly job: Job;
@@ -60,7 +61,7 @@ export class Bulletin {
     const { view, isWriter, folder, job, recorder } = this.#init;
     const shards = this.#shards.get(step) ?? new Map<string, Shard>();
     this.#shards.set(step, shards.set(shard.file, shard));
-    if (shards.size < view.members.length) return;
+    if (shards.size < view.members.length * shapeOf(job.settings, view.members.length).laps) return;
     this.#shards.delete(step);
     const { model, optimizer } = job.settings;
     const manifest = { step, model: parseModel(model).text, optimizer, shards: [...shards.values()] };
@@ -89,8 +90,11 @@ export class Bulletin {
   #build(): Record<string, unknown> {
     const { job, view, recorder } = this.#init;
     const { settings } = job;
+    const { schedule: kind, laps, microBatches } = settings;
+    const shape: ScheduleShape = { kind, nodes: view.members.length, laps, microBatches };
     const reports = [...this.#reports.values()].toSorted((a, b) => a.node - b.node);
     const engine = view.engine.split(":")[0]!;
+    const shape = shapeOf(settings, view.members.length);
     const summary = buildSummary(
       {
         settings,
@@ -100,11 +104,10 @@ export class Bulletin {
         firstStep: job.firstStep,
         testAccuracy: this.#testAccuracy,
         idleTheory: dryRunIdle(
-          settings.schedule,
-          settings.microBatches,
+          shape,
           reports.map((report) => report.costs),
         ),
-        idleFormula: idleFormula(settings.schedule, view.members.length, settings.microBatches),
+        idleFormula: idleFormula(shape),
       },
       reports,
     );

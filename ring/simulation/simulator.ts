@@ -1,0 +1,288 @@
+/**
+ * @file The ring in virtual time: every node's `Pipeline`, the same that decides in a real node, under models of compute and
+ * links. Events of one instant are all told before anybody decides, as a real node empties its inbox before it starts a W. Memory is
+ * bounded by nodes and windows, not by steps.
+ */
+import { EventQueue } from "../../src/sim/event-queue.ts";
+import { assert } from "../../src/types/assert.ts";
+import { KIND, Pipeline, stepOrders } from "../core/pipeline.ts";
+import type { ScheduleShape, Task } from "../core/schedule.ts";
+import { splitsWeight, windowFor, type OperationCosts } from "../core/window.ts";
+import { SimulatedLinks, type LinkModel } from "./links.ts";
+
+/** One node's time for one micro-batch in each lap, and for its update: any unit, the same for all. */
+export interface NodeCosts {
+  readonly laps: readonly OperationCosts[];
+  readonly update: number;
+}
+
+export interface SimulationInit {
+  readonly shape: ScheduleShape;
+  readonly steps: number;
+  readonly costs: readonly NodeCosts[];
+  /** Of each node, in order, in place of the shape's list. */
+  readonly tasks?: readonly (readonly Task[])[];
+  /** Slices of a W, by node and lap. Default 1. */
+  readonly slices?: readonly (readonly number[])[];
+  /** What handing an operation to the compute thread and back takes, before each operation. Default 0. */
+  readonly operationOverhead?: number;
+  /** Default: messages take no time. */
+  readonly link?: LinkModel;
+  /** Multiplies an operation's time; default 1. */
+  readonly factor?: (node: number) => number;
+  /** Most micro-batches held by each node, under a memory limit. */
+  readonly heldMax?: readonly number[];
+  readonly canSplit?: boolean;
+  /** Windows other than those that the costs and the latency give: for comparison. */
+  readonly window?: (node: number) => { readonly inFlight: number; readonly held: number };
+  /** Told of every operation. */
+  readonly onTask?: (task: SimulatedTask) => void;
+  /** Told of every message. */
+  readonly onMessage?: (message: SimulatedMessage) => void;
+  /** Told now and then how many operations are done. */
+  readonly onProgress?: (tasks: number) => void;
+}
+
+export interface SimulatedTask {
+  readonly node: number;
+  readonly kind: "F" | "B" | "W" | "update";
+  readonly step: number;
+  readonly lap: number;
+  readonly microBatch: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface SimulatedMessage {
+  /** Stages. */
+  readonly from: number;
+  readonly to: number;
+  readonly step: number;
+  readonly microBatch: number;
+  readonly sent: number;
+  readonly received: number;
+}
+
+/** Times of one node. */
+export interface NodeOutcome {
+  /** When each step's first operation began. */
+  readonly stepStarts: Float64Array;
+  /** Time in operations, up to each step's end. */
+  readonly busyUntil: Float64Array;
+  readonly end: number;
+  readonly messages: number;
+  /** As the compute thread counts them: a fused B and W is one, each slice of a W is one. */
+  readonly operations: number;
+}
+
+export interface SimulationOutcome {
+  readonly nodes: readonly NodeOutcome[];
+  /** Operations in all: F, B, W (a fused one counts as two), updates. */
+  readonly tasks: number;
+}
+
+const [COMPUTED, ACTIVATION, GRADIENT] = [0, 1, 2];
+const PROGRESS_TASKS = 500_000;
+
+class SimulatedNode {
+  readonly pipeline: Pipeline;
+  readonly stepStarts: Float64Array;
+  readonly busyUntil: Float64Array;
+  /** Code of the operation that runs; -1 for none, -2 for the update. */
+  running = -1;
+  start = 0;
+  busy = 0;
+  end = 0;
+  messages = 0;
+  operations = 0;
+  isDirty = true;
+
+  constructor(pipeline: Pipeline, steps: number) {
+    this.pipeline = pipeline;
+    this.stepStarts = new Float64Array(steps);
+    this.busyUntil = new Float64Array(steps);
+  }
+}
+
+export class RingSimulator {
+  readonly #init: SimulationInit;
+  readonly #nodes: readonly SimulatedNode[];
+  readonly #queue = new EventQueue();
+  readonly #links: SimulatedLinks;
+  readonly #durations: readonly Float64Array[];
+  readonly #dirty: Int32Array;
+  #dirtyCount = 0;
+  #now = 0;
+  #tasks = 0;
+  #toldTasks = 0;
+
+  constructor(init: SimulationInit) {
+    const { shape, costs, steps } = init;
+    assert(costs.length === shape.nodes && steps >= 1, "costs for each node, at least one step");
+    this.#init = init;
+    this.#links = new SimulatedLinks(shape.nodes, init.link);
+    const orders = stepOrders(shape);
+    const canSplit = init.canSplit ?? true;
+    const slicesOf = (node: number): readonly number[] => init.slices?.[node] ?? Array<number>(shape.laps).fill(1);
+    this.#nodes = costs.map((cost, node) => {
+      const tasks = init.tasks?.[node];
+      const given = tasks === undefined ? {} : { tasks };
+      const pipeline = new Pipeline({ shape, node, slices: slicesOf(node), canSplit, ...given }, orders);
+      pipeline.startAt(0, steps);
+      // Places and credits never bind here: what memory allows is a window.
+      for (let lap = 0; lap < shape.laps; lap += 1) pipeline.setCredits(lap, Infinity);
+      pipeline.setPlaces(Infinity);
+      pipeline.setWindow(this.#windowOf(node, cost));
+      return new SimulatedNode(pipeline, steps);
+    });
+    this.#durations = costs.map(({ laps }, node) => {
+      const slices = slicesOf(node);
+      const ofLap = ({ forward, backward, weight }: OperationCosts, lap: number): number[] => [
+        ...[forward, backward, weight / slices[lap]!, backward + weight],
+      ];
+      return Float64Array.from(laps.flatMap(ofLap));
+    });
+    this.#dirty = new Int32Array(shape.nodes);
+  }
+
+  #windowOf(node: number, { laps }: NodeCosts): { readonly inFlight: number; readonly held: number } {
+    const { shape, window, heldMax, canSplit = true } = this.#init;
+    if (window !== undefined) return window(node);
+    const mean = (kind: keyof OperationCosts): number => laps.reduce((sum, cost) => sum + cost[kind], 0) / laps.length;
+    const costs = { forward: mean("forward"), backward: mean("backward"), weight: mean("weight") };
+    const hop = 2 * this.#links.latency;
+    const trips = [(shape.nodes - 1 - node) * hop, (shape.nodes - 1) * hop] as const;
+    const { inFlight, held } = windowFor(shape, node, splitsWeight(shape, canSplit), costs, ...trips);
+    return { inFlight, held: Math.min(held, heldMax?.[node] ?? Infinity) };
+  }
+
+  /** Runs every step. Throws where the ring stands still: that would be a defect of the schedule. */
+  run(): SimulationOutcome {
+    const { steps } = this.#init;
+    for (const node of this.#nodes.keys()) this.#decide(node);
+    const queue = this.#queue;
+    while (queue.size > 0) {
+      this.#now = queue.time;
+      do this.#take(queue.pop());
+      while (queue.size > 0 && queue.time === this.#now);
+      const count = this.#dirtyCount;
+      this.#dirtyCount = 0;
+      for (let index = 0; index < count; index += 1) this.#decide(this.#dirty[index]!);
+      if (this.#tasks - this.#toldTasks >= PROGRESS_TASKS) {
+        this.#toldTasks = this.#tasks;
+        this.#init.onProgress?.(this.#tasks);
+      }
+    }
+    for (const [node, { pipeline }] of this.#nodes.entries()) {
+      assert(pipeline.step === steps, `node ${node} stands still at step ${pipeline.step}`);
+    }
+    return { nodes: this.#nodes, tasks: this.#tasks };
+  }
+
+  #take(payload: number): void {
+    const { nodes } = this.#init.shape;
+    const kind = payload & 3;
+    const stage = payload >> 2;
+    const node = stage % nodes;
+    const simulated = this.#nodes[node]!;
+    if (kind === COMPUTED) this.#computed(node, simulated);
+    else if (kind === ACTIVATION) simulated.pipeline.activationArrived((stage - node) / nodes);
+    else simulated.pipeline.gradientArrived((stage - node) / nodes);
+    this.#touch(node);
+  }
+
+  #touch(node: number): void {
+    const simulated = this.#nodes[node]!;
+    if (simulated.isDirty) return;
+    simulated.isDirty = true;
+    this.#dirty[this.#dirtyCount] = node;
+    this.#dirtyCount += 1;
+  }
+
+  #decide(node: number): void {
+    const simulated = this.#nodes[node]!;
+    simulated.isDirty = false;
+    if (simulated.running !== -1 || simulated.pipeline.step === this.#init.steps) return;
+    const { pipeline } = simulated;
+    const isFirst = !pipeline.hasBegun;
+    const code = pipeline.next(true);
+    if (code < 0) return;
+    if (isFirst) simulated.stepStarts[pipeline.step] = this.#now;
+    const kind = code & 3;
+    const lap = pipeline.laps === 1 ? 0 : Math.floor((code >> 2) / this.#init.shape.microBatches);
+    this.#tasks += kind === KIND.fused ? 2 : 1;
+    this.#run(node, simulated, code, this.#durations[node]![4 * lap + kind]!);
+  }
+
+  #run(node: number, simulated: SimulatedNode, code: number, cost: number): void {
+    const { factor, operationOverhead = 0 } = this.#init;
+    const duration = factor === undefined ? cost : cost * factor(node);
+    simulated.running = code;
+    simulated.operations += 1;
+    simulated.start = this.#now + operationOverhead;
+    simulated.busy += duration;
+    simulated.end = simulated.start + duration;
+    this.#queue.push(simulated.end, 4 * node + COMPUTED);
+  }
+
+  #computed(node: number, simulated: SimulatedNode): void {
+    const { pipeline, running: code } = simulated;
+    const { shape, costs, onTask } = this.#init;
+    simulated.running = -1;
+    if (code === -2) {
+      onTask?.(this.#task(node, simulated, "update", 0, 0));
+      simulated.busyUntil[pipeline.step] = simulated.busy;
+      return pipeline.beginStep(pipeline.step + 1);
+    }
+    const kind = code & 3;
+    const lap = pipeline.laps === 1 ? 0 : Math.floor((code >> 2) / shape.microBatches);
+    if (onTask !== undefined) this.#tell(node, simulated, code);
+    pipeline.done(code);
+    const stage = lap * shape.nodes + node;
+    if (kind === KIND.forward) this.#send(stage, stage + 1, code >> 2);
+    else if (kind !== KIND.weight) this.#send(stage, stage - 1, code >> 2);
+    if (!pipeline.isStepDone) return;
+    this.#tasks += 1;
+    this.#run(node, simulated, -2, costs[node]!.update);
+  }
+
+  /** An activation to the stage behind, a gradient to the one before; nowhere where the model begins or ends. */
+  #send(from: number, to: number, sequence: number): void {
+    const { onMessage, shape } = this.#init;
+    if (to < 0 || to === shape.nodes * shape.laps) return;
+    const node = from % shape.nodes;
+    this.#nodes[node]!.messages += 1;
+    const arrival = this.#links.send(from, to, this.#now);
+    if (onMessage !== undefined) {
+      const { step } = this.#nodes[node]!.pipeline;
+      onMessage({ from, to, step, microBatch: sequence % shape.microBatches, sent: this.#now, received: arrival });
+    }
+    const payload = 4 * to + (to > from ? ACTIVATION : GRADIENT);
+    if (arrival === this.#now) this.#take(payload);
+    else this.#queue.push(arrival, payload);
+  }
+
+  #task(node: number, { start, end, pipeline }: SimulatedNode, kind: "F" | "update", lap: number, microBatch: number) {
+    return { node, kind, step: pipeline.step, lap, microBatch, start, end };
+  }
+
+  #tell(node: number, simulated: SimulatedNode, code: number): void {
+    const { shape, onTask } = this.#init;
+    const lap = Math.floor((code >> 2) / shape.microBatches);
+    const microBatch = (code >> 2) - lap * shape.microBatches;
+    const task = this.#task(node, simulated, "F", lap, microBatch);
+    switch (code & 3) {
+      case KIND.forward:
+        return onTask?.(task);
+      case KIND.backward:
+        return onTask?.({ ...task, kind: "B" });
+      case KIND.weight:
+        return onTask?.({ ...task, kind: "W" });
+    }
+    // A fused operation's two parts, one after the other.
+    const { backward, weight } = this.#init.costs[node]!.laps[lap]!;
+    const boundary = task.start + ((task.end - task.start) * backward) / (backward + weight);
+    onTask?.({ ...task, kind: "B", end: boundary });
+    onTask?.({ ...task, kind: "W", start: boundary });
+  }
+}
