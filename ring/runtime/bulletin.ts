@@ -12,7 +12,7 @@ import { writeManifest, type Shard } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { unreachable } from "../../src/types/assert.ts";
 import type { View } from "../core/formation.ts";
-import { idleFormula, type ScheduleShape } from "../core/schedule.ts";
+import { idleFormula } from "../core/schedule.ts";
 import { dryRunIdle } from "../simulation/dry-run.ts";
 import type { AnnouncementBody, Job } from "./messages.ts";
 import { shapeOf } from "./segments.ts";
@@ -90,8 +90,6 @@ export class Bulletin {
   #build(): Record<string, unknown> {
     const { job, view, recorder } = this.#init;
     const { settings } = job;
-    const { schedule: kind, laps, microBatches } = settings;
-    const shape: ScheduleShape = { kind, nodes: view.members.length, laps, microBatches };
     const reports = [...this.#reports.values()].toSorted((a, b) => a.node - b.node);
     const engine = view.engine.split(":")[0]!;
     const shape = shapeOf(settings, view.members.length);
