@@ -8,15 +8,19 @@
  */
 import { chooseEngines, type EngineChoice } from "../src/runtime/engines.ts";
 import type { DataSet } from "../src/data/dataset.ts";
+import type { Settings } from "../src/config/settings.ts";
+import { parseLink } from "../src/config/emulation.ts";
+import type { EngineKind } from "../src/engine/contract.ts";
 import type { RunFolder } from "../src/metrics/run-folder.ts";
+import { shapedTransport } from "../src/net/shaped.ts";
+import { LAYER_PASSES, operationFlops } from "../src/nn/flops.ts";
+import { parseModel } from "../src/nn/spec.ts";
 import type { Transport } from "../src/net/transport.ts";
 import { Feeder } from "../src/runtime/feeder.ts";
 import { measureLayerCosts } from "../src/runtime/compute-costs.ts";
 import { defined } from "../src/types/assert.ts";
-import { stageIndex } from "../src/types/ids.ts";
 import type { Candidate, View } from "./core/formation.ts";
-import { slotCount, type ScheduleKind } from "./core/schedule.ts";
-import { EdgeInbox } from "./runtime/edges.ts";
+import { DATA_PROTOCOL, EdgeInbox } from "./runtime/edges.ts";
 import { foundRing, joinFounder, redirectNewcomers } from "./runtime/founding.ts";
 import type { Job, Welcome } from "./runtime/messages.ts";
 import { RingNode, type RunOutcome } from "./runtime/node.ts";
@@ -24,12 +28,8 @@ import { RingNode, type RunOutcome } from "./runtime/node.ts";
 export type { Job } from "./runtime/messages.ts";
 export type { RunOutcome } from "./runtime/node.ts";
 export type { View } from "./core/formation.ts";
-export { cutLayers } from "./core/partition.ts";
-
-/** Micro-batches that a node has room for. */
-export function scheduleSlots(kind: ScheduleKind, stages: number, microBatches: number, stage: number): number {
-  return slotCount(kind, stages, microBatches, stageIndex(stage));
-}
+export { checkSchedule } from "./core/schedule.ts";
+export { BASE_BYTES, CAN_SPLIT, firstCut, planNode, rangesOf, shapeOf } from "./runtime/segments.ts";
 
 /** How a node comes into its ring. */
 export type RingRole =
@@ -61,7 +61,8 @@ export interface Ring {
   /** Once the folder for the results is there. Throws the error that ended the run, on whichever node it happened. */
   train(folder: RunFolder): Promise<RunOutcome>;
   requestStop(): void;
-  describe(): ReturnType<RingNode["describe"]>;
+  /** Nothing before `train`. */
+  describe(): ReturnType<RingNode["describe"]> | undefined;
 }
 
 /**
@@ -91,15 +92,29 @@ function candidateOf(init: RingInit, engines: EngineChoice): Candidate {
 async function found(init: RingInit, { job }: Extract<RingRole, { kind: "founder" }>) {
   const { settings } = job;
   const engines = chooseEngines(settings.engine);
-  const { model, batch, microBatches, optimizer } = settings;
-  const costs = measureLayerCosts(model, batch / microBatches, defined(engines.kinds[0], "an engine"), optimizer);
-  const layerCosts = costs.map(
-    (cost) => microBatches * (cost.forwardUs + cost.backwardInputUs + cost.backwardWeightUs) + cost.updateUs,
-  );
+  const { model, batch, microBatches } = settings;
+  const rows = batch / microBatches;
+  const layerCosts =
+    settings.pace === null ? measured(settings, defined(engines.kinds[0], "an engine")) : paced(model, rows);
   const { transport, invite, onPresent } = init;
   const founder = candidateOf(init, engines);
   const view = await foundRing({ job, founder, layerCosts, engines: engines.kinds, invite, transport, onPresent });
   return { job, view };
+}
+
+/** Microseconds of a step. */
+function measured({ model, batch, microBatches, optimizer }: Settings, engine: EngineKind): readonly number[] {
+  return measureLayerCosts(model, batch / microBatches, engine, optimizer).map(
+    (cost) => microBatches * (cost.forwardUs + cost.backwardInputUs + cost.backwardWeightUs) + cost.updateUs,
+  );
+}
+
+/** At a stated speed time is work: thousands of FLOP of a micro-batch. */
+function paced(model: string, rows: number): readonly number[] {
+  return parseModel(model).layers.map((spec, layer) => {
+    const flops = LAYER_PASSES.map((pass) => operationFlops(spec, rows, pass, layer === 0));
+    return Math.max(1, Math.round(flops.reduce((sum, each) => sum + each, 0) / 1000));
+  });
 }
 
 async function join(init: RingInit, address: string, expected: Readonly<Record<string, string | number | null>>) {
@@ -139,9 +154,18 @@ class JoinedRing implements Ring {
 
   async train(folder: RunFolder): Promise<RunOutcome> {
     const { job, view, node } = this;
-    this.#ringNode = new RingNode({ job, view, node, folder, ...this.#components });
+    const { link } = job.settings;
+    const { transport } = this.#components;
+    // Data goes out on the streams that a node dials; on the others it only grants.
+    const shaped =
+      link === null ? null : shapedTransport(transport, { ...parseLink(link), protocols: [DATA_PROTOCOL] });
+    this.#ringNode = new RingNode({ job, view, node, folder, ...this.#components, transport: shaped ?? transport });
     if (this.#isStopWanted) this.#ringNode.requestStop();
-    return this.#ringNode.train();
+    try {
+      return await this.#ringNode.train();
+    } finally {
+      await shaped?.close();
+    }
   }
 
   requestStop(): void {
@@ -149,8 +173,8 @@ class JoinedRing implements Ring {
     this.#ringNode?.requestStop();
   }
 
-  describe(): ReturnType<RingNode["describe"]> {
-    const { firstStep } = this.job;
-    return this.#ringNode?.describe() ?? { step: firstStep, phase: "joining", credits: 0, idlePercent: 0, losses: [] };
+  /** Nothing before `train`. */
+  describe(): ReturnType<RingNode["describe"]> | undefined {
+    return this.#ringNode?.describe();
   }
 }

@@ -11,8 +11,8 @@ import { stepIndex, type StepIndex } from "../../src/types/ids.ts";
 import type { Machine } from "../../src/types/machine.ts";
 import type { NodeMeasurement } from "./balance.ts";
 
-/** The first plan starts with the fourth step of a run: what compiles and warms up is over by then. */
-const STEPS_BEFORE_FIRST = 3;
+/** The first plan starts with the third step of a run, and so takes effect after three: what warms up is over by then. */
+const STEPS_BEFORE_FIRST = 2;
 /** Steps to the next plan; doubled with each plan that keeps the cut. */
 const INTERVAL_STEPS = 4;
 const INTERVAL_STEPS_MAX = 64;

@@ -178,11 +178,9 @@ function largestStageTime(
 
 /** Every layer's bytes are counted once an edge, as if they went one after the other: seldom too optimistic. */
 function paysBack(problem: BalanceProblem, moves: readonly Move[], gain: number): boolean {
-  const { measurements, layerBytes, microBatches, remainingSteps } = problem;
+  const { layerBytes, microBatches, remainingSteps } = problem;
   const { moveBytesPerSecond = MOVE_BYTES_PER_SECOND, restartUs = RESTART_US } = problem;
-  const byteHops = moves.map(
-    (move) => BigInt(layerBytes[move.layer]!) * BigInt(routeOf(move, measurements.length).hops),
-  );
+  const byteHops = moves.map((move) => BigInt(layerBytes[move.layer]!) * BigInt(routeOf(move).hops));
   const bytes = byteHops.reduce((sum, value) => sum + value, 0n);
   const moveUs = (bytes * 1_000_000n) / BigInt(moveBytesPerSecond) + BigInt(restartUs);
   return BigInt(gain) * BigInt(microBatches) * BigInt(remainingSteps) > moveUs * BigInt(TIME_UNITS_PER_US);

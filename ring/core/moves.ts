@@ -56,22 +56,24 @@ function nodeOfLayers(ranges: readonly LayerRange[], nodes: number): readonly nu
   return holders;
 }
 
-/** Edges that a move crosses, and the way: the shorter one, forward where both are equal. */
-export function routeOf({ from, to }: Move, nodes: number): { readonly hops: number; readonly way: Neighbour } {
-  const ahead = (to - from + nodes) % nodes;
-  return ahead <= nodes - ahead ? { hops: ahead, way: "successor" } : { hops: nodes - ahead, way: "predecessor" };
+/**
+ * Edges that a move crosses, and the way. Never over the closure edge: the plan itself travels from node 0 on, so a node that
+ * receives a layer from either side has heard of the plan before.
+ */
+export function routeOf({ from, to }: Move): { readonly hops: number; readonly way: Neighbour } {
+  return { hops: Math.abs(to - from), way: to > from ? "successor" : "predecessor" };
 }
 
 /** What the moves mean for one node. */
-export function transfersAt(moves: readonly Move[], nodes: number, node: number): Transfers {
+export function transfersAt(moves: readonly Move[], node: number): Transfers {
   const own: Outgoing[] = [];
   const relayed: Outgoing[] = [];
   const incoming: Incoming[] = [];
   for (const move of moves) {
     const { layer } = move;
-    const { hops, way } = routeOf(move, nodes);
-    const distance = way === "successor" ? (node - move.from + nodes) % nodes : (move.from - node + nodes) % nodes;
-    if (distance > hops) continue;
+    const { hops, way } = routeOf(move);
+    const distance = way === "successor" ? node - move.from : move.from - node;
+    if (distance < 0 || distance > hops) continue;
     const isMine = distance === hops;
     const isRelay = distance > 0 && !isMine;
     if (!isMine) (isRelay ? relayed : own).push({ layer, to: way, isRelay });

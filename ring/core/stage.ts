@@ -2,64 +2,71 @@
  * @file The stage machine: what one node of the ring does next, from its own schedule and from what its two neighbours
  * sent. Nobody else decides. It speaks of keys and slots; the runtime owns the arrays. Invariants: `ring/README.md`.
  *
- * A step ends for each stage by itself: when its last W is done it updates and goes on, there is no barrier. Stage 0 reads the data and so
+ * A step ends for each node by itself: when its last W is done it updates and goes on, there is no barrier. Node 0 reads the data and so
  * decides which step is the last one; the others learn it from its `end`.
  */
 import { assert, defined, unreachable } from "../../src/types/assert.ts";
-import { microBatchIndex, stageIndex, stepIndex, type MicroBatchKey, type StepIndex } from "../../src/types/ids.ts";
+import { stepIndex, type StepIndex } from "../../src/types/ids.ts";
 import type { Machine } from "../../src/types/machine.ts";
-import { Credits } from "./credits.ts";
-import { EvaluationPass } from "./evaluation.ts";
-import { scheduleOf, slotCount, type Task } from "./schedule.ts";
+import { Evaluation, EVALUATION_PLACES } from "./evaluation.ts";
 import {
+  endsModel,
+  lapOfPredecessor,
+  lapOfSuccessor,
   refusal,
   type AnnouncedTensor,
   type Place,
+  type Position,
+  type SlotKey,
   type StageInit,
   type StageInput,
   type StageOperation,
   type StageOutput,
 } from "./stage-messages.ts";
 import type { Phase } from "./stage-phase.ts";
+import { Training } from "./training.ts";
+import type { OperationCosts } from "./window.ts";
+
+type Of<Union, Kind> = Extract<Union, { readonly kind: Kind }>;
 
 export class StageMachine implements Machine<StageInput, StageOutput> {
-  readonly slots: number;
   readonly #init: StageInit;
-  readonly #tasks: readonly Task[];
-  readonly #credits: Credits;
+  readonly #position: Position;
+  #training: Training;
+  #evaluation: Evaluation;
   #phase: Phase = { kind: "created" };
   #running: StageOperation | undefined;
-  /** Micro-batches counted from the job's first step: arrived activations, arrived gradients, places given back. */
-  #activations: number;
-  #gradients: number;
-  #released: number;
-  #forwarded: number;
-  #labelledSteps: number;
-  #evaluationArrivals = 0;
-  #hasEvaluationLabels = false;
+  #slots: number;
+  #costs: OperationCosts | undefined;
+  #plan: { readonly plan: number; readonly step: number | null } | undefined;
+  #isDraining = false;
   #lossSum = 0;
   #stepLoss = Number.NaN;
   #stopRequested = false;
   #lastStep: number | undefined;
   #evaluatedSteps = -1;
   #savedSteps = -1;
+  #nowMs = 0;
   #out: StageOutput[] = [];
 
   constructor(init: StageInit) {
     this.#init = init;
-    this.#tasks = scheduleOf(init.schedule, init.stages, init.microBatches, stageIndex(init.stage));
-    this.slots = slotCount(init.schedule, init.stages, init.microBatches, stageIndex(init.stage));
-    this.#credits = new Credits(this.#isLast ? 0 : this.#successorSlots());
-    this.#activations = this.#gradients = this.#released = this.#forwarded = init.firstStep * init.microBatches;
-    this.#labelledSteps = init.firstStep;
+    this.#position = { node: init.node, nodes: init.shape.nodes, laps: init.shape.laps };
+    this.#training = new Training(init, init.segments, init.firstStep);
+    this.#slots = init.segments.slots;
+    this.#evaluation = new Evaluation(init.evaluationMicroBatches, this.#position);
   }
 
-  /** What the stage is doing, for people: the step, and the next task or the phase. */
-  describe(): { readonly step: number; readonly phase: string; readonly credits: number } {
+  /** What the node is doing, for people: its step and phase, what it lacks, what crossed its edges. */
+  describe() {
     const phase = this.#phase;
-    const step =
-      phase.kind === "training" || phase.kind === "updating" ? phase.step : this.#activations / this.#init.microBatches;
-    return { step: Math.floor(step), phase: phase.kind, credits: this.#credits.available };
+    return {
+      step: "step" in phase ? phase.step : "completedSteps" in phase ? phase.completedSteps : this.#training.step,
+      phase: phase.kind,
+      running: this.#running?.kind ?? null,
+      lacks: phase.kind === "training" ? this.#training.lacks() : [],
+      counts: this.#training.counts(),
+    };
   }
 
   /**
@@ -67,137 +74,114 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
    * so that no frame out of order ever overwrites a slot in use.
    */
   placeFor(announced: AnnouncedTensor): Place {
-    const { microBatches } = this.#init;
-    // The closure edge joins the last stage to the first; no tensor crosses it.
-    if (announced.kind === "gradient" ? this.#isLast : this.#isFirst) return refusal(`no ${announced.kind} comes here`);
-    if (announced.kind === "evaluation") return this.#evaluationPlace(announced.index);
-    const sequence = announced.step * microBatches + announced.microBatch;
-    const name = `${announced.kind} ${announced.step}/${announced.microBatch}`;
-    const expected = announced.kind === "activation" ? this.#activations : this.#gradients;
-    if (announced.microBatch >= microBatches || sequence !== expected) return refusal(`${name} is out of order`);
-    if (announced.kind === "gradient" && sequence >= this.#forwarded)
-      return refusal(`${name} comes before its activation`);
-    if (announced.kind === "activation" && this.#activations - this.#released >= this.slots) {
-      return refusal(`${name} comes without credit`);
-    }
-    return { kind: "slot", slot: sequence % this.slots };
+    if (announced.kind !== "evaluation") return this.#training.placeFor(announced);
+    const { lap, index } = announced;
+    const isBeginning = this.#position.node === 0 && lap === 0;
+    const reason = isBeginning ? "no evaluation comes here" : this.#evaluation.refusal(lap, index);
+    return reason === undefined ? { kind: "slot", slot: this.#evaluationSlot(index) } : refusal(reason);
   }
 
-  /** Labels of a step come when every forward of the step before is done: one buffer is enough. */
   acceptsLabels(step: number): boolean {
-    return this.#isLast && step === this.#labelledSteps && step * this.#init.microBatches <= this.#forwarded;
+    return this.#training.acceptsLabels(step);
   }
 
-  #evaluationPlace(index: number): Place {
-    const phase = this.#phase;
-    const used = phase.kind === "evaluating" ? phase.pass.released : 0;
-    if (index !== this.#evaluationArrivals || index >= this.#init.evaluationMicroBatches) {
-      return refusal(`evaluation ${index} is out of order`);
-    }
-    if (index - used >= this.slots || this.#activations !== this.#released)
-      return refusal(`evaluation ${index} comes without credit`);
-    return { kind: "slot", slot: index % this.slots };
+  /** Behind the slots of training. */
+  #evaluationSlot(index: number): number {
+    return this.#slots + (index % EVALUATION_PLACES);
   }
 
   handle(input: StageInput): readonly StageOutput[] {
     this.#out = [];
     this.#take(input);
-    this.#advance();
+    this.#advance(input.kind === "drained");
     return this.#out;
   }
 
   get #isFirst(): boolean {
-    return this.#init.stage === 0;
+    return this.#init.node === 0;
   }
 
-  get #isLast(): boolean {
-    return this.#init.stage === this.#init.stages - 1;
-  }
-
-  #successorSlots(): number {
-    const { schedule, stages, microBatches, stage } = this.#init;
-    return slotCount(schedule, stages, microBatches, stageIndex(stage + 1));
-  }
-
-  #key(sequence: number): MicroBatchKey & { readonly slot: number } {
-    const { microBatches } = this.#init;
-    return {
-      step: stepIndex(Math.floor(sequence / microBatches)),
-      microBatch: microBatchIndex(sequence % microBatches),
-      slot: sequence % this.slots,
-    };
+  /** Where the model ends, and so the loss is computed. */
+  get #endsHere(): boolean {
+    return this.#position.node === this.#position.nodes - 1;
   }
 
   #take(input: StageInput): void {
+    if ("nowMs" in input) this.#nowMs = input.nowMs;
     switch (input.kind) {
       case "start":
         assert(this.#phase.kind === "created", "a stage starts once");
-        return this.#beginStep(this.#init.firstStep);
+        this.#training.open(this.#out);
+        this.#phase = { kind: "training" };
+        return;
       case "activation":
-        return this.#takeActivation(input);
+        return this.#check("predecessor", this.#training.activation(input));
       case "labels":
         if (!this.acceptsLabels(input.step)) {
-          return this.#violation("successor", `labels of step ${input.step} are out of order`);
+          return this.#check("successor", `labels of step ${input.step} are out of order`);
         }
-        this.#labelledSteps += 1;
-        return;
+        return this.#training.labelsArrived();
       case "gradient":
-        return this.#takeGradient(input);
+        return this.#check(
+          "successor",
+          this.#training.gradient(input, (loss) => this.#commit(input.step, loss)),
+        );
+      case "credits":
+        return this.#check("successor", this.#training.credits(input));
+      case "gradientLeft":
+        return this.#training.gradientLeft(input.lap, this.#out);
       case "computed":
-        return this.#takeComputed(input.loss, input.correct);
-      case "evaluationLabels":
-        if (!this.#isLast || this.#hasEvaluationLabels)
-          return this.#violation("successor", "labels that nobody awaits");
-        this.#hasEvaluationLabels = true;
+        return this.#takeComputed(input);
+      case "drained":
+        this.#isDraining = false;
         return;
-      case "evaluation":
-        return this.#takeEvaluation(input.index);
-      case "evaluationSent":
-        if (this.#phase.kind === "evaluating") this.#phase.pass.sent();
+      case "measured":
+        this.#costs = input.costs;
         return;
-      case "evaluationCredit":
-        if (this.#phase.kind !== "evaluating" || !this.#phase.pass.credit())
-          this.#violation("successor", "a credit that nobody used");
+      case "plan":
+        this.#plan = { plan: input.plan, step: input.step };
         return;
+      case "moved":
+        return this.#moved(input);
       case "end":
-        if (!this.#isEndDue(input.lastStep)) return this.#violation("predecessor", "an end of the run out of order");
-        this.#lastStep = input.lastStep;
-        if (!this.#isLast) this.#out.push({ kind: "sendEnd", lastStep: input.lastStep });
-        return;
+        return this.#takeEnd(input.lastStep);
       case "stopRequested":
         this.#stopRequested = true;
         return;
+      case "evaluationLabels":
+      case "evaluation":
+      case "evaluationLeft":
+      case "evaluationCredit":
+        return this.#takeEvaluation(input);
     }
     unreachable(input);
   }
 
-  /** The first stage ends the run once, behind the last activation of its last step. */
-  #isEndDue(lastStep: number): boolean {
-    const isBehindItsStep = this.#activations === (lastStep + 1) * this.#init.microBatches;
-    return !this.#isFirst && this.#lastStep === undefined && isBehindItsStep;
+  #takeEvaluation(
+    input: Of<StageInput, "evaluationLabels" | "evaluation" | "evaluationLeft" | "evaluationCredit">,
+  ): void {
+    switch (input.kind) {
+      case "evaluationLabels":
+        return this.#check("successor", this.#evaluation.labels() ? undefined : "labels that nobody awaits");
+      case "evaluation": {
+        const place = this.placeFor(input);
+        if (place.kind === "refused") return this.#check("predecessor", place.reason);
+        return this.#evaluation.arrive(input.lap);
+      }
+      case "evaluationLeft":
+        return this.#evaluation.left(input.lap);
+      case "evaluationCredit":
+        return this.#check("successor", this.#evaluation.credit(input.lap) ? undefined : "a credit that nobody used");
+    }
+    unreachable(input);
   }
 
-  #takeActivation(key: MicroBatchKey): void {
-    const place = this.placeFor({ ...key, kind: "activation" });
-    if (place.kind === "refused") return this.#violation("predecessor", place.reason);
-    this.#activations += 1;
-  }
-
-  #takeGradient(input: MicroBatchKey & { readonly loss: number; readonly credits: number }): void {
-    const place = this.placeFor({ ...input, kind: "gradient" });
-    if (place.kind === "refused") return this.#violation("successor", place.reason);
-    const endsStep = input.microBatch === this.#init.microBatches - 1;
-    if (endsStep === Number.isNaN(input.loss))
-      return this.#violation("successor", "a step's loss comes with its last gradient");
-    if (!this.#credits.grant(input.credits)) return this.#violation("successor", "more credits than places");
-    this.#gradients += 1;
-    if (endsStep) this.#commit(input.step, input.loss);
-  }
-
-  #takeEvaluation(index: number): void {
-    const place = this.placeFor({ kind: "evaluation", index });
-    if (place.kind === "refused") return this.#violation("predecessor", place.reason);
-    this.#evaluationArrivals += 1;
+  /** Node 0 ends the run once, behind the last activation of its last step. */
+  #takeEnd(lastStep: number): void {
+    const isDue = !this.#isFirst && this.#lastStep === undefined && this.#training.hasAllOf(lastStep);
+    if (!isDue) return this.#check("predecessor", "an end of the run out of order");
+    this.#lastStep = lastStep;
+    if (!this.#endsHere) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(lastStep) });
   }
 
   #commit(step: StepIndex, loss: number): void {
@@ -205,61 +189,53 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     this.#out.push({ kind: "committed", step, loss });
   }
 
-  #violation(from: "predecessor" | "successor", reason: string): void {
-    this.#out.push({ kind: "violation", from, reason });
+  #check(from: "predecessor" | "successor", reason: string | undefined): void {
+    if (reason !== undefined) this.#out.push({ kind: "violation", from, reason });
   }
 
-  #takeComputed(loss: number, correct: number): void {
+  #takeComputed({ loss, correct }: Of<StageInput, "computed">): void {
     const operation = defined(this.#running, "an operation was running");
     this.#running = undefined;
     switch (operation.kind) {
       case "forward":
-        return this.#forwardDone(operation, loss);
+        if (endsModel(this.#position, operation.lap)) this.#addLoss(operation, loss);
+        return this.#training.done(operation, this.#nowMs, this.#stepLoss, this.#out);
       case "backward":
-        return this.#backwardDone(operation);
+      case "fused":
+      case "weight":
+        this.#training.done(operation, this.#nowMs, this.#stepLoss, this.#out);
+        if (this.#training.isStepDone) this.#phase = { kind: "updating", step: this.#training.step };
+        return;
       case "update":
         return this.#afterUpdate(operation.step);
       case "save":
         assert(this.#phase.kind === "saving", "a save belongs to its phase");
         return this.#afterSave(this.#phase.completedSteps, this.#phase.isLast);
       case "evaluate":
-        assert(this.#phase.kind === "evaluating", "an evaluation belongs to its phase");
-        this.#phase.pass.computed(loss, correct);
-        if (!this.#isLast) this.#out.push({ kind: "sendEvaluation", index: operation.index, slot: operation.slot });
-        return;
+        return this.#evaluated(operation, loss, correct);
     }
     unreachable(operation);
   }
 
-  #forwardDone(operation: MicroBatchKey & { readonly slot: number }, loss: number): void {
-    const { step, microBatch, slot } = operation;
-    this.#forwarded += 1;
-    if (!this.#isLast) {
-      this.#out.push({ kind: "sendActivation", step, microBatch, slot });
-      return;
-    }
+  /** The step's loss: the micro-batches' in their order, whatever the schedule. */
+  #addLoss({ step, microBatch }: SlotKey, loss: number): void {
     this.#lossSum = (microBatch === 0 ? 0 : this.#lossSum) + loss;
-    if (microBatch === this.#init.microBatches - 1) this.#commit(step, this.#lossSum / this.#init.batch);
+    if (microBatch === this.#init.shape.microBatches - 1) this.#commit(step, this.#lossSum / this.#init.batch);
   }
 
-  #backwardDone(operation: MicroBatchKey & { readonly slot: number }): void {
-    const { step, microBatch, slot } = operation;
-    this.#released += 1;
-    if (this.#isFirst) return;
-    const loss = microBatch === this.#init.microBatches - 1 ? this.#stepLoss : Number.NaN;
-    this.#out.push({ kind: "sendGradient", step, microBatch, slot, loss, credits: 1 });
+  #evaluated({ lap, slot, index }: Of<StageOperation, "evaluate">, loss: number, correct: number): void {
+    this.#evaluation.computed(lap, loss, correct);
+    if (endsModel(this.#position, lap)) return;
+    this.#out.push({ kind: "sendEvaluation", lap, toLap: lapOfSuccessor(this.#position, lap), index, slot });
   }
 
   #afterUpdate(step: number): void {
     const { checkpointEvery, steps } = this.#init;
     const completedSteps = step + 1;
-    if (
-      this.#isFirst &&
-      this.#lastStep === undefined &&
-      (completedSteps === steps || this.#isGoodEnough() || this.#stopRequested)
-    ) {
+    const mayEnd = this.#isFirst && this.#lastStep === undefined;
+    if (mayEnd && (completedSteps === steps || this.#isGoodEnough() || this.#stopRequested)) {
       this.#lastStep = step;
-      if (!this.#isLast) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(step) });
+      if (!this.#endsHere) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(step) });
     }
     if (checkpointEvery > 0 && completedSteps % checkpointEvery === 0) this.#beginSave(completedSteps, false);
     else this.#afterSave(completedSteps, false);
@@ -284,56 +260,71 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   }
 
   #beginStep(step: number): void {
-    this.#phase = { kind: "training", step, next: 0 };
-    this.#endIfLast();
+    if (this.#costs !== undefined) this.#training.measured(this.#costs);
+    this.#training.beginStep(step);
+    this.#phase = { kind: "training" };
+    this.#leaveTraining();
   }
 
-  /** Leaves training where the step before was the last one: the final weights are saved, then evaluated. */
-  #endIfLast(): void {
+  /** Between two steps: leaves training where the last one is over, or for the layers to move. */
+  #leaveTraining(): void {
+    if (this.#phase.kind !== "training" || this.#training.hasBegun) return;
+    const { step } = this.#training;
+    if (this.#lastStep === step - 1) {
+      if (this.#savedSteps === step) this.#afterSave(step, true);
+      else this.#beginSave(step, true);
+    } else if (this.#plan !== undefined && (this.#plan.step ?? step) === step && this.#training.isEmpty) {
+      this.#out.push({ kind: "move", plan: this.#plan.plan, step });
+      this.#plan = undefined;
+      this.#phase = { kind: "moving", step };
+    }
+  }
+
+  #moved({ segments }: Of<StageInput, "moved">): void {
     const phase = this.#phase;
-    if (phase.kind !== "training" || phase.next !== 0 || this.#lastStep === undefined) return;
-    if (this.#lastStep !== phase.step - 1) return;
-    if (this.#savedSteps === phase.step) this.#afterSave(phase.step, true);
-    else this.#beginSave(phase.step, true);
+    assert(phase.kind === "moving", "layers have moved where they were to");
+    this.#slots = segments.slots;
+    this.#costs = undefined;
+    this.#training = new Training(this.#init, segments, phase.step, this.#training);
+    this.#training.open(this.#out);
+    this.#phase = { kind: "training" };
   }
 
   #afterEvaluation(completedSteps: number, isLast: boolean): void {
     if (!isLast) return this.#beginStep(completedSteps);
-    this.#phase = { kind: "finished" };
+    this.#phase = { kind: "finished", completedSteps };
     this.#out.push({ kind: "finished", completedSteps });
   }
 
   #beginEvaluation(completedSteps: number, isLast: boolean): void {
-    const pass = new EvaluationPass({
-      count: this.#init.evaluationMicroBatches,
-      slots: this.slots,
-      isFirst: this.#isFirst,
-      isLast: this.#isLast,
-      successorSlots: this.#isLast ? 0 : this.#successorSlots(),
-    });
     this.#evaluatedSteps = completedSteps;
-    this.#phase = { kind: "evaluating", completedSteps, isLast, pass };
-    if (this.#isFirst && pass.count > 0 && !this.#isLast) this.#out.push({ kind: "sendEvaluationLabels" });
+    this.#phase = { kind: "evaluating", completedSteps, isLast };
+    if (this.#isFirst && this.#evaluation.count > 0 && !this.#endsHere)
+      this.#out.push({ kind: "sendEvaluationLabels" });
   }
 
   /** Starts whatever may start now; at most one operation runs. */
-  #advance(): void {
-    this.#endIfLast();
+  #advance(mayStartWeight: boolean): void {
+    this.#leaveTraining();
     this.#settleEvaluation();
     if (this.#running !== undefined) return;
     const phase = this.#phase;
     switch (phase.kind) {
       case "created":
+      case "moving":
       case "finished":
         return;
       case "training":
-        return this.#advanceTraining(phase);
+        return this.#advanceTraining(mayStartWeight);
       case "updating":
         return this.#start({ kind: "update", step: stepIndex(phase.step) });
       case "saving":
         return this.#start({ kind: "save", completedSteps: phase.completedSteps });
-      case "evaluating":
-        return this.#advanceEvaluation(phase.pass);
+      case "evaluating": {
+        const next = this.#evaluation.next();
+        if (next !== undefined) this.#start({ kind: "evaluate", ...next, slot: this.#evaluationSlot(next.index) });
+        return;
+      }
     }
     unreachable(phase);
   }
@@ -343,58 +334,33 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     this.#out.push({ kind: "compute", operation });
   }
 
-  #advanceTraining(phase: { readonly step: number; next: number }): void {
-    const task = defined(this.#tasks[phase.next], "a step that is not over has a next task");
-    const sequence = phase.step * this.#init.microBatches + task.microBatch;
-    switch (task.kind) {
-      case "F": {
-        if (!this.#forwardMayStart(phase.step, sequence)) return;
-        if (this.#isFirst && !this.#isLast && task.microBatch === 0)
-          this.#out.push({ kind: "sendLabels", step: stepIndex(phase.step) });
-        if (this.#isFirst) this.#activations += 1;
-        if (!this.#isLast) this.#credits.take();
-        phase.next += 1;
-        return this.#start({ kind: "forward", ...this.#key(sequence) });
-      }
-      case "B": {
-        if (!this.#isLast && sequence >= this.#gradients) return;
-        // B and W are one operation in these schedules: both list entries are consumed.
-        phase.next += 2;
-        this.#start({ kind: "backward", ...this.#key(sequence) });
-        if (phase.next === this.#tasks.length) this.#phase = { kind: "updating", step: phase.step };
-        return;
-      }
-      case "W":
-        return assert(false, "W follows its B in the same operation");
+  #advanceTraining(mayStartWeight: boolean): void {
+    const operation = this.#training.next(mayStartWeight, this.#nowMs);
+    if (operation === "drain") {
+      if (!this.#isDraining) this.#out.push({ kind: "drain" });
+      this.#isDraining = true;
+    } else if (operation !== undefined) {
+      const opensStep = operation.kind === "forward" && operation.microBatch === 0 && operation.lap === 0;
+      if (this.#isFirst && !this.#endsHere && opensStep) this.#out.push({ kind: "sendLabels", step: operation.step });
+      this.#start(operation);
     }
-  }
-
-  #forwardMayStart(step: number, sequence: number): boolean {
-    const hasInput = this.#isFirst || sequence < this.#activations;
-    const hasLabels = !this.#isLast || this.#isFirst || step < this.#labelledSteps;
-    const hasCredit = this.#isLast || this.#credits.available > 0;
-    return hasInput && hasLabels && hasCredit;
-  }
-
-  #advanceEvaluation(pass: EvaluationPass): void {
-    const hasLabels = !this.#isLast || this.#isFirst || this.#hasEvaluationLabels;
-    const next = pass.next(this.#isFirst ? pass.count : this.#evaluationArrivals, hasLabels);
-    if (next !== undefined) this.#start({ kind: "evaluate", slot: next % this.slots, index: next });
   }
 
   /** Gives places back to the predecessor, and leaves the phase when everything here and at the successor is free. */
   #settleEvaluation(): void {
     const phase = this.#phase;
     if (phase.kind !== "evaluating") return;
-    for (let free = phase.pass.takeReleased(); free > 0; free -= 1) {
-      if (!this.#isFirst) this.#out.push({ kind: "sendEvaluationCredit" });
+    for (const [lap, freed] of this.#evaluation.takeReleased().entries()) {
+      if (this.#isFirst && lap === 0) continue;
+      const toLap = lapOfPredecessor(this.#position, lap);
+      for (let place = 0; place < freed; place += 1) this.#out.push({ kind: "sendEvaluationCredit", toLap });
     }
-    if (!phase.pass.isDone || this.#running !== undefined) return;
-    const { correct, lossSum, count } = phase.pass;
-    this.#evaluationArrivals = 0;
-    this.#hasEvaluationLabels = false;
-    if (this.#isLast && count > 0)
+    if (!this.#evaluation.isDone || this.#running !== undefined) return;
+    const { correct, lossSum, count } = this.#evaluation;
+    this.#evaluation = new Evaluation(count, this.#position);
+    if (this.#endsHere && count > 0) {
       this.#out.push({ kind: "evaluated", completedSteps: phase.completedSteps, correct, lossSum });
+    }
     this.#afterEvaluation(phase.completedSteps, phase.isLast);
   }
 }

@@ -1,6 +1,6 @@
 /** @file Why a run ends early: in words for the other nodes, and as the error that this node's command ends with. */
 import { unreachable } from "../../src/types/assert.ts";
-import { NetworkError, NodeLostError, NotFiniteError } from "../../src/types/errors.ts";
+import { NetworkError, NodeLostError, NotFiniteError, UsageError } from "../../src/types/errors.ts";
 import { checkpointSteps } from "../../src/runtime/checkpoint.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import type { View } from "../core/formation.ts";
@@ -16,6 +16,14 @@ export type NodeFailure =
       readonly reason: string;
     }
   | { readonly kind: "thrown"; readonly node: number; readonly error: unknown };
+
+export function memoryExceeded(node: number, residentBytes: number, memoryLimit: string | null): UsageError {
+  const needed = Math.ceil(residentBytes / (1024 * 1024));
+  return new UsageError(
+    `node ${node} takes ${needed} MiB, more than --memory-limit ${memoryLimit}`,
+    `use --memory-limit ${Math.ceil(1.1 * needed)}MiB or more, a smaller model, or more nodes`,
+  );
+}
 
 type FailureBody = Extract<AnnouncementBody, { kind: "failure" }>;
 

@@ -4,6 +4,7 @@
  */
 import * as z from "zod";
 import { ProtocolError } from "../../src/types/errors.ts";
+import { stepIndex } from "../../src/types/ids.ts";
 import { settingsSchema } from "../../src/config/settings.ts";
 
 const shortText = z.string().max(512);
@@ -84,7 +85,9 @@ export type EdgeDirection = z.infer<typeof edgeHelloSchema>["direction"];
 export const wordSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("end"), lastStep: count }),
   z.strictObject({ say: z.literal("stop") }),
-  z.strictObject({ say: z.literal("evaluationCredit") }),
+  z.strictObject({ say: z.literal("evaluationCredit"), lap: count }),
+  /** Places of the predecessor's `lap`: all of them when a plan opens, else those that are free again. */
+  z.strictObject({ say: z.literal("credits"), lap: count, credits: count, opensPlan: count.nullable() }),
 ]);
 export type Word = z.infer<typeof wordSchema>;
 
@@ -116,7 +119,15 @@ const reportSchema = z.strictObject({
   stepMsMedian: z.number(),
   layerDigests: digests,
   initialLayerDigests: digests,
-  costs: z.strictObject({ forward: z.number(), backward: z.number(), weight: z.number(), update: z.number() }),
+  costs: z.strictObject({
+    laps: z
+      .array(z.strictObject({ forward: z.number(), backward: z.number(), weight: z.number() }))
+      .max(64)
+      .readonly(),
+    update: z.number(),
+  }),
+  pace: z.strictObject({ paced: count, missed: count, worstRatio: z.number() }).nullable(),
+  link: z.strictObject({ sent: count, late: count, worstLateMs: z.number() }).nullable(),
 });
 
 const shardSchema = z.strictObject({
@@ -146,6 +157,27 @@ export const announcementSchema = z.strictObject({
 });
 export type Announcement = z.infer<typeof announcementSchema>;
 export type AnnouncementBody = Announcement["body"];
+
+const measurementSchema = z.strictObject({
+  node: count,
+  layers: z
+    .array(z.strictObject({ layer: count, us: count }))
+    .max(1000)
+    .readonly(),
+  capBytes: z.int().min(1).nullable(),
+});
+const plan = { view: count, plan: count, measurements: z.array(measurementSchema).max(1024).readonly() };
+
+/** What goes round the ring: an announcement for all, or the balance token for the next. */
+export const roundSchema = z.union([
+  announcementSchema,
+  z.strictObject({
+    balance: z.discriminatedUnion("kind", [
+      z.strictObject({ kind: z.literal("collect"), ...plan }),
+      z.strictObject({ kind: z.literal("decide"), step: count.transform(stepIndex), ...plan }),
+    ]),
+  }),
+]);
 
 /** The value of a peer's JSON. Throws ProtocolError where it is not of the schema. */
 export function parseMessage<Schema extends z.ZodType>(schema: Schema, bytes: Uint8Array): z.infer<Schema> {

@@ -2,6 +2,8 @@
 import type { NodeReport } from "../../src/metrics/summary.ts";
 import { parameterCount, parseModel } from "../../src/nn/spec.ts";
 import type { LayerDigest } from "../../src/runtime/compute-operations.ts";
+import type { PaceCounts } from "../../src/runtime/compute-pace.ts";
+import type { Lateness } from "../../src/net/shaped.ts";
 import { peakRssBytes } from "../../src/runtime/process-sample.ts";
 import type { Member } from "../core/formation.ts";
 import type { LayerRange } from "../core/partition.ts";
@@ -12,8 +14,11 @@ export interface ReportSource {
   /** Of each layer of the segment, before the first and after the last step. */
   readonly initial: readonly LayerDigest[];
   readonly final: readonly LayerDigest[];
-  readonly layers: LayerRange;
+  /** By lap, at the end. */
+  readonly layers: readonly LayerRange[];
   readonly clockwork: StageClockwork;
+  /** How well a stated pace was kept. */
+  readonly pace: PaceCounts | null;
 }
 
 export interface ReportFacts {
@@ -21,17 +26,19 @@ export interface ReportFacts {
   readonly counters: EdgeCounters;
   readonly neighbours: number;
   readonly model: string;
+  /** How well a stated link was kept. */
+  readonly link: Lateness | null;
   readonly communicationCpuMs: number;
 }
 
 export function nodeReport(source: ReportSource, facts: ReportFacts): NodeReport {
-  const { layers, clockwork, initial, final } = source;
-  const held = parseModel(facts.model).layers.slice(layers[0], layers[1]);
+  const { layers, clockwork, initial, final, pace } = source;
+  const held = layers.flatMap(([start, end]) => parseModel(facts.model).layers.slice(start, end));
   return {
     node: facts.member.node,
     peerId: facts.member.peerId,
     role: "stage",
-    layers: [[layers[0], layers[1]]],
+    layers,
     parameters: held.reduce((sum, layer) => sum + parameterCount(layer), 0),
     times: clockwork.times,
     steadyTimes: clockwork.steadyTimes,
@@ -43,6 +50,8 @@ export function nodeReport(source: ReportSource, facts: ReportFacts): NodeReport
     layerDigests: byLayer(final),
     initialLayerDigests: byLayer(initial),
     costs: clockwork.costs,
+    pace,
+    link: facts.link === null ? null : { ...facts.link },
   };
 }
 

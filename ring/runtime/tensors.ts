@@ -1,5 +1,5 @@
 /**
- * @file The arrays of one stage: which memory a frame's payload goes to or comes from. Shapes are compared with the plan of the
+ * @file The arrays of one node's segments: which memory a frame's payload goes to or comes from. Shapes are compared with the plan of the
  * edge before a byte of the payload is read.
  */
 import type { View as ArrayView } from "../../src/engine/contract.ts";
@@ -16,7 +16,8 @@ const REMEDY = "run the same build on every node";
 
 export interface StageTensorsInit {
   readonly memory: EngineMemory;
-  readonly layout: SegmentLayout;
+  /** By lap. */
+  readonly layouts: readonly SegmentLayout[];
   readonly machine: StageMachine;
   readonly batch: number;
   readonly testCount: number;
@@ -30,11 +31,20 @@ export class StageTensors {
   readonly #stepLabels: Int32Array;
   readonly #testLabels: Int32Array;
 
-  constructor(init: StageTensorsInit) {
+  /** @param before those under another cut: labels may have come already */
+  constructor(init: StageTensorsInit, before?: StageTensors) {
     this.#init = init;
-    const endsModel = init.layout.slots[0]?.labels != null;
-    this.#stepLabels = new Int32Array(endsModel ? init.batch : 0);
-    this.#testLabels = new Int32Array(endsModel ? init.testCount : 0);
+    const endsModel = init.layouts.at(-1)?.slots[0]?.labels != null;
+    this.#stepLabels = before?.stepLabels ?? new Int32Array(endsModel ? init.batch : 0);
+    this.#testLabels = before?.testLabels ?? new Int32Array(endsModel ? init.testCount : 0);
+  }
+
+  get stepLabels(): Int32Array {
+    return this.#stepLabels;
+  }
+
+  get testLabels(): Int32Array {
+    return this.#testLabels;
   }
 
   /** Memory for the payload that a frame from the predecessor announces. Throws ProtocolError where it is not expected. */
@@ -43,18 +53,18 @@ export class StageTensors {
     if (header.kind === FrameKind.activation)
       return this.#input(header, machine.placeFor({ kind: "activation", ...keyOf(header) }));
     if (header.kind === FrameKind.evaluation)
-      return this.#input(header, machine.placeFor({ kind: "evaluation", index: header.microBatch }));
+      return this.#input(header, machine.placeFor({ kind: "evaluation", lap: header.lap, index: header.microBatch }));
     throw new ProtocolError(`kind ${header.kind} does not come from a predecessor`, REMEDY);
   }
 
   /** The same for a frame from the successor. */
   placeBackward(header: FrameHeader): Uint8Array {
-    const { machine, layout } = this.#init;
+    const { machine } = this.#init;
     switch (header.kind) {
       case FrameKind.gradient: {
         const place = machine.placeFor({ kind: "gradient", ...keyOf(header) });
         if (place.kind === "refused") throw new ProtocolError(place.reason, REMEDY);
-        return this.#tensor(header, defined(layout.slots[place.slot], "slot").outputGradient);
+        return this.#tensor(header, this.#slot(header.lap, place.slot).outputGradient);
       }
       case FrameKind.labels:
         if (!machine.acceptsLabels(header.step))
@@ -69,7 +79,7 @@ export class StageTensors {
 
   #input(header: FrameHeader, place: ReturnType<StageMachine["placeFor"]>): Uint8Array {
     if (place.kind === "refused") throw new ProtocolError(place.reason, REMEDY);
-    return this.#tensor(header, defined(this.#init.layout.slots[place.slot], "slot").input);
+    return this.#tensor(header, this.#slot(header.lap, place.slot).input);
   }
 
   #tensor(header: FrameHeader, view: ArrayView): Uint8Array {
@@ -77,49 +87,54 @@ export class StageTensors {
     return this.#init.memory.bytes(view);
   }
 
-  /** What `slot` sends to the successor: activations [rows, width]. */
-  output(slot: number): { readonly bytes: Uint8Array; readonly shape: readonly number[] } {
-    return this.#outgoing(this.#slot(slot).output);
+  /** What a slot of `lap` sends to the successor: activations [rows, width]. */
+  output(lap: number, slot: number): OutgoingTensor {
+    return this.#outgoing(this.#slot(lap, slot).output);
   }
 
-  /** What `slot` sends to the predecessor: the gradient of its input [rows, width]. */
-  inputGradient(slot: number): { readonly bytes: Uint8Array; readonly shape: readonly number[] } {
-    return this.#outgoing(defined(this.#slot(slot).inputGradient ?? undefined, "a gradient that is sent exists"));
+  /** What it sends to the predecessor: the gradient of its input [rows, width]. */
+  inputGradient(lap: number, slot: number): OutgoingTensor {
+    return this.#outgoing(defined(this.#slot(lap, slot).inputGradient ?? undefined, "a gradient that is sent exists"));
   }
 
-  #outgoing(view: ArrayView): { readonly bytes: Uint8Array; readonly shape: readonly number[] } {
+  #outgoing(view: ArrayView): OutgoingTensor {
     return { bytes: this.#init.memory.bytes(view), shape: view.shape };
   }
 
-  #slot(slot: number): SlotLayout {
-    return defined(this.#init.layout.slots[slot], "slot");
+  #slot(lap: number, slot: number): SlotLayout {
+    return defined(this.#init.layouts[lap]?.slots[slot], "slot");
   }
 
-  /** Fills a slot for a forward pass: from the data at the first stage, the labels that arrived at the last. */
-  fillTraining(slot: number, step: number, microBatch: number): void {
+  /** Fills a slot for a forward pass: from the data where the model begins, the labels that arrived where it ends. */
+  fillTraining(lap: number, slot: number, step: number, microBatch: number): void {
     const { feeder, memory } = this.#init;
-    if (feeder !== undefined) return feeder.fillTraining(memory, this.#slot(slot), step, microBatch);
-    this.#fillLabels(slot, this.#stepLabels, microBatch);
+    if (feeder !== undefined && lap === 0) return feeder.fillTraining(memory, this.#slot(lap, slot), step, microBatch);
+    this.#fillLabels(lap, slot, this.#stepLabels, microBatch);
   }
 
   /** The same for micro-batch `index` of the test set. */
-  fillEvaluation(slot: number, index: number): void {
+  fillEvaluation(lap: number, slot: number, index: number): void {
     const { feeder, memory } = this.#init;
-    if (feeder !== undefined) return feeder.fillEvaluation(memory, this.#slot(slot), index);
-    this.#fillLabels(slot, this.#testLabels, index);
+    if (feeder !== undefined && lap === 0) return feeder.fillEvaluation(memory, this.#slot(lap, slot), index);
+    this.#fillLabels(lap, slot, this.#testLabels, index);
   }
 
-  #fillLabels(slot: number, all: Int32Array, index: number): void {
-    const { labels } = this.#slot(slot);
+  #fillLabels(lap: number, slot: number, all: Int32Array, index: number): void {
+    const { labels } = this.#slot(lap, slot);
     if (labels === null) return;
     const target = this.#init.memory.i32(labels);
     for (let row = 0; row < target.length; row += 1) target[row] = all[index * target.length + row] ?? -1;
   }
 }
 
-/** The micro-batch that a frame speaks of. */
+export interface OutgoingTensor {
+  readonly bytes: Uint8Array;
+  readonly shape: readonly number[];
+}
+
+/** The micro-batch that a frame speaks of, and this node's lap. */
 export function keyOf(header: FrameHeader) {
-  return { step: stepIndex(header.step), microBatch: microBatchIndex(header.microBatch) };
+  return { step: stepIndex(header.step), microBatch: microBatchIndex(header.microBatch), lap: header.lap };
 }
 
 function integers(header: FrameHeader, target: Int32Array): Uint8Array {

@@ -1,13 +1,8 @@
 /** @file What a run will take, told before it starts: from measured layer costs and planned memory. */
 import { availableParallelism } from "node:os";
-import type { Job, View } from "../../ring/index.ts";
-import { scheduleSlots } from "../../ring/index.ts";
+import { BASE_BYTES, firstCut, planNode, rangesOf, type Job, type View } from "../../ring/index.ts";
+import { parsePace } from "../config/emulation.ts";
 import type { EngineKind } from "../engine/contract.ts";
-import { planOn } from "../runtime/compute-thread.ts";
-import { layersOf } from "./layers.ts";
-
-/** Resident before any tensor: Node, libp2p, the program. Measured, rounded up. */
-const BASE_BYTES = 120 * 1024 * 1024;
 
 /** CPU of handing an operation to the compute thread and back, and of a small message at both ends together. Measured. */
 const OPERATION_US = 150;
@@ -28,14 +23,19 @@ export function estimateRun(job: Job, view: View): RunEstimate {
   const { settings, firstStep } = job;
   const stages = view.members.length;
   const { microBatches } = settings;
+  const cut = firstCut(settings, view);
+  const paces = settings.pace === null ? null : parsePace(settings.pace, stages);
   const stageUs = view.members.map(({ node }) => {
-    const [start, end] = layersOf(view, node);
-    return view.layerCosts.slice(start, end).reduce((sum, cost) => sum + cost, 0);
+    const costs = rangesOf(cut, stages, node).flatMap(([start, end]) => view.layerCosts.slice(start, end));
+    const sum = costs.reduce((total, cost) => total + cost, 0);
+    // Under a pace costs are thousands of FLOP of a micro-batch.
+    return paces === null ? sum : (sum * microBatches) / paces[node]!;
   });
   const pipelineUs = Math.max(...stageUs) * ((microBatches + stages - 1) / microBatches);
   const here = view.members.filter((member) => member.machine === view.members[0]?.machine).length;
   const overheadUs = 2 * microBatches * (stages * OPERATION_US + (stages - 1) * MESSAGE_US);
-  const workUs = stageUs.reduce((sum, cost) => sum + cost, 0) + overheadUs;
+  // Paced nodes sleep: they share no core.
+  const workUs = (paces === null ? stageUs.reduce((sum, cost) => sum + cost, 0) : 0) + overheadUs;
   const sharedUs = (workUs * (here / stages)) / Math.min(availableParallelism(), here);
   const stepMs = Math.max(pipelineUs, sharedUs) / 1000;
   return {
@@ -45,21 +45,10 @@ export function estimateRun(job: Job, view: View): RunEstimate {
   };
 }
 
-function segmentBytesMax(job: Job, view: View): number {
-  const { model, batch, microBatches, optimizer, lr: rate, seed, schedule } = job.settings;
+/** Of what is usually in use: slots beyond that are address space only. */
+function segmentBytesMax({ settings }: Job, view: View): number {
   const engine = view.engine.split(":")[0] as EngineKind;
-  const sizes = view.members.map(({ node }) => {
-    const slots = scheduleSlots(schedule, view.members.length, microBatches, node);
-    return planOn(engine, {
-      model,
-      layers: layersOf(view, node),
-      rows: batch / microBatches,
-      slots,
-      optimizer,
-      rate,
-      seed,
-      batch,
-    }).sizeBytes;
-  });
-  return Math.max(...sizes);
+  const cut = firstCut(settings, view);
+  const nodes = view.members.length;
+  return Math.max(...view.members.map(({ node }) => planNode(settings, engine, cut, nodes, node).usualBytes));
 }

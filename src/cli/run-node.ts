@@ -6,7 +6,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { joinRing, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
+import { firstCut, joinRing, rangesOf, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
 import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
@@ -22,7 +22,6 @@ import { defined } from "../types/assert.ts";
 import { InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
-import { layersOf } from "./layers.ts";
 
 export interface NodeProcessInit {
   readonly role:
@@ -194,26 +193,21 @@ export class NodeProcess {
 
   #status(ring: Ring): unknown {
     const { job, view, node } = ring;
-    const { losses, ...stage } = ring.describe();
+    const { losses, cut, ...stage } = ring.describe() ?? notYet(job.firstStep, firstCut(job.settings, view));
     const members = view.members.map((member) => ({
       ...{ node: member.node, peerId: member.peerId, addresses: member.addresses },
-      layers: [layersOf(view, member.node)],
+      layers: rangesOf(cut, view.members.length, member.node),
     }));
     const state = stage.phase === "joining" || stage.phase === "created" ? "joining" : "training";
     const loss = losses.at(-1) ?? null;
-    return {
-      job: job.job,
-      system: "ring",
-      view: view.view,
-      steps: job.settings.steps,
-      node,
-      pid: process.pid,
-      state,
-      loss,
-      ...stage,
-      members,
-    };
+    const { steps } = job.settings;
+    const run = { job: job.job, system: "ring", view: view.view, steps, node, pid: process.pid, state, loss };
+    return { ...run, ...stage, members };
   }
+}
+
+function notYet(step: number, cut: ReturnType<typeof firstCut>) {
+  return { step, phase: "joining", idlePercent: 0, losses: [], cut };
 }
 
 /** A fresh folder, or the one to go on in with what it holds. */

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { parseModel } from "../nn/spec.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
-import { cutLayers } from "../../ring/core/partition.ts";
+import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../config/settings.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
@@ -63,12 +63,13 @@ function localCount(value: string | null, nodes: number): number {
 function checkModel(settings: Settings): void {
   const { layers } = parseModel(settings.model);
   parseOptimizer(settings.optimizer);
-  if (settings.system === "ring") {
-    cutLayers(
-      layers.map(() => 1),
-      settings.nodes,
-    );
-  }
+  if (settings.system !== "ring") return;
+  const { nodes } = settings;
+  checkSchedule(shapeOf(settings, nodes), CAN_SPLIT);
+  const members = { members: Array.from({ length: nodes }), layerCosts: layers.map(() => 1) };
+  const cut = firstCut(settings, members);
+  if (settings.memoryLimit === null) return;
+  for (let node = 0; node < nodes; node += 1) planNode(settings, "wasm", cut, nodes, node);
 }
 
 function defaultOut({ system, nodes, name }: Settings): string {

@@ -28,13 +28,17 @@ export interface NodeReport {
   /** SHA-256 of each of its layers, hexadecimal, by layer. */
   readonly layerDigests: Readonly<Record<string, string>>;
   readonly initialLayerDigests: Readonly<Record<string, string>>;
-  /** Median milliseconds of one micro-batch's F, B and W and of an update. */
-  readonly costs: {
-    readonly forward: number;
-    readonly backward: number;
-    readonly weight: number;
-    readonly update: number;
-  };
+  readonly costs: NodeCosts;
+  /** Of paced operations, how many took longer than stated, and by what ratio at worst; null without a pace. */
+  readonly pace: { readonly paced: number; readonly missed: number; readonly worstRatio: number } | null;
+  /** Of parts sent over a shaped link, how many left late; null without one. */
+  readonly link: { readonly sent: number; readonly late: number; readonly worstLateMs: number } | null;
+}
+
+/** Median milliseconds of one micro-batch's F, B and W, by lap, and of an update. */
+export interface NodeCosts {
+  readonly laps: readonly { readonly forward: number; readonly backward: number; readonly weight: number }[];
+  readonly update: number;
 }
 
 /** What is not in the reports. */
@@ -108,12 +112,30 @@ export function buildSummary(facts: RunFacts, reports: readonly NodeReport[]): R
     busiestNodeBytesPerStep: perStep(Math.max(...reports.map((report) => report.bytesSent + report.bytesReceived))),
     peakRssBytesMax: Math.max(...reports.map((report) => report.peakRssBytes)),
     simulated: false,
-    emulated: { pace: null, link: null, memoryLimit: null },
+    emulated: emulated(settings, reports),
     views: 1,
     lostCommittedSteps: 0,
     recomputedSteps: 0,
     recoveries: [],
     perNode: reports.map(perNode),
+  };
+}
+
+/** What was stated, and how far it was missed. */
+function emulated({ pace, link, memoryLimit }: Settings, reports: readonly NodeReport[]): Record<string, unknown> {
+  const paces = reports.flatMap((report) => report.pace ?? []);
+  const links = reports.flatMap((report) => report.link ?? []);
+  const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+  return {
+    pace,
+    link,
+    memoryLimit,
+    pacedOperations: sum(paces.map(({ paced }) => paced)),
+    missedPaces: sum(paces.map(({ missed }) => missed)),
+    worstPaceRatio: Math.max(1, ...paces.map(({ worstRatio }) => worstRatio)),
+    shapedParts: sum(links.map(({ sent }) => sent)),
+    lateParts: sum(links.map(({ late }) => late)),
+    worstLateMs: Math.max(0, ...links.map(({ worstLateMs }) => worstLateMs)),
   };
 }
 

@@ -34,11 +34,11 @@ export class Timeline {
     this.#keptSteps = keptSteps;
   }
 
-  add(kind: TimelineEntry["kind"], step: number, microBatch: number, startMs: number, endMs: number, bytes = 0): void {
+  add(entry: TimelineEntry): void {
     if (this.#keptSteps === 0) return;
     // The next step's first message may come before this step's end.
-    const held = this.#steps.findLast((one) => one.step === step) ?? this.#beginStep(step);
-    held.entries.push({ kind, step, lap: 0, microBatch, startMs, endMs, bytes });
+    const held = this.#steps.findLast((one) => one.step === entry.step) ?? this.#beginStep(entry.step);
+    held.entries.push(entry);
   }
 
   #beginStep(step: number): KeptStep {

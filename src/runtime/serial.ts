@@ -3,6 +3,7 @@
  * order, F then B and W, and then the update. It is kept dumb on purpose.
  */
 import { fingerprintOf } from "../config/fingerprint.ts";
+import { parsePace } from "../config/emulation.ts";
 import { parseTimeline, type Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { TimeAccount } from "../metrics/accounting.ts";
@@ -16,6 +17,7 @@ import { NotFiniteError } from "../types/errors.ts";
 import { nameShard, newestCheckpoint, shardDraft, writeManifest } from "./checkpoint.ts";
 import { nowMs } from "./clock.ts";
 import type { LayerDigest } from "./compute-operations.ts";
+import type { PaceCounts } from "./compute-pace.ts";
 import { ComputeThread } from "./compute-thread.ts";
 import { chooseEngines } from "./engines.ts";
 import { evaluationCount, Feeder } from "./feeder.ts";
@@ -38,6 +40,7 @@ export class SerialRun {
   readonly #feeder: Feeder;
   readonly #clockwork: StageClockwork;
   #isStopWanted = false;
+  #pace: PaceCounts | null = null;
   #testAccuracy: number | null = null;
 
   constructor(init: SerialInit) {
@@ -58,7 +61,7 @@ export class SerialRun {
     this.#timeline = new Timeline(folder, 0, parseTimeline(timeline));
     this.#feeder = new Feeder(data, { seed, batch, microBatches });
     const sampler = new ThreadSampler();
-    this.#clockwork = new StageClockwork(new TimeAccount(sampler.sample()), sampler);
+    this.#clockwork = new StageClockwork(new TimeAccount(sampler.sample()), sampler, 1);
   }
 
   get engineId(): string {
@@ -91,6 +94,7 @@ export class SerialRun {
     const compute = await ComputeThread.start({
       segments: [segment],
       engine: defined(this.#engines.kinds[0], "an engine"),
+      ...(settings.pace === null ? {} : { pace: parsePace(settings.pace, 1)[0]! }),
     });
     try {
       const { digests } = await compute.run<"digests">({ kind: "digests" });
@@ -139,7 +143,10 @@ export class SerialRun {
       this.#note("W", step, microBatch, backward.boundaryMs, backward.endMs);
     }
     const update = await this.#clockwork.timed(() => compute.run<"update">({ kind: "update", step }));
-    this.#note("update", step, 0, update.startMs, update.endMs);
+    this.#clockwork.noteUpdate(update.startMs, update.endMs);
+    const { startMs, endMs } = update;
+    this.#timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
+    this.#pace = update.pace;
     this.#clockwork.stepEnded();
     const loss = lossSum / batch;
     this.#recorder.committed(step, loss, nowMs());
@@ -147,9 +154,9 @@ export class SerialRun {
     return loss;
   }
 
-  #note(kind: "F" | "B" | "W" | "update", step: number, microBatch: number, startMs: number, endMs: number): void {
-    this.#clockwork.noteOperation(kind, startMs, endMs);
-    this.#timeline.add(kind, step, microBatch, startMs, endMs);
+  #note(kind: "F" | "B" | "W", step: number, microBatch: number, startMs: number, endMs: number): void {
+    this.#clockwork.noteOperation(kind, 0, startMs, endMs);
+    this.#timeline.add({ kind, step, lap: 0, microBatch, startMs, endMs, bytes: 0 });
   }
 
   async #save(compute: ComputeThread, step: number): Promise<void> {
@@ -190,6 +197,8 @@ export class SerialRun {
       layers: [[0, model.layers.length]],
       parameters: model.parameters,
       ...{ times, steadyTimes, stepMsMedian, costs, communicationCpuMs },
+      pace: this.#pace,
+      link: null,
       ...{ bytesSent: 0, bytesReceived: 0, messagesSent: 0, neighbours: 0 },
       peakRssBytes: peakRssBytes(),
       layerDigests: hex(final),

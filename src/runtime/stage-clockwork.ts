@@ -3,7 +3,7 @@
  * medians of its operations and steps.
  */
 import { idlePercent, noTime, type TimeAccount, type TimeSplit, type WorkerInterval } from "../metrics/accounting.ts";
-import { median } from "../metrics/summary.ts";
+import { median, type NodeCosts } from "../metrics/summary.ts";
 import type { ThreadSampler } from "./process-sample.ts";
 
 /** Newest durations that a median is taken over. */
@@ -28,7 +28,11 @@ class Durations {
 export class StageClockwork {
   readonly #account: TimeAccount;
   readonly #sampler: ThreadSampler;
-  readonly #durations = { F: new Durations(), B: new Durations(), W: new Durations(), update: new Durations() };
+  /** By lap. */
+  #durations: { readonly F: Durations; readonly B: Durations; readonly W: Durations }[];
+  readonly #updates = new Durations();
+  /** Of the W whose first slices are done. */
+  #partialWeightMs = 0;
   readonly #steps = new Durations();
   #firstStep: number | undefined;
   #stepStartedMs = 0;
@@ -38,9 +42,15 @@ export class StageClockwork {
   #end: TimeSplit = noTime;
   #lastOperationEndMs: number | undefined;
 
-  constructor(account: TimeAccount, sampler: ThreadSampler) {
+  constructor(account: TimeAccount, sampler: ThreadSampler, laps: number) {
     this.#account = account;
     this.#sampler = sampler;
+    this.#durations = Array.from({ length: laps }, noDurations);
+  }
+
+  /** Other layers are here: what was measured before is of others. */
+  segmentsChanged(): void {
+    this.#durations = this.#durations.map(noDurations);
   }
 
   /** Runs one operation of the worker, and books what it took. */
@@ -72,12 +82,38 @@ export class StageClockwork {
     this.#end = this.#account.total;
   }
 
-  /** Files the duration; returns since when the worker waited for this operation, where that is worth drawing. */
-  noteOperation(kind: "F" | "B" | "W" | "update", startMs: number, endMs: number): number | undefined {
-    this.#durations[kind].add(endMs - startMs);
+  /**
+   * Files the duration; returns since when the worker waited for this operation, where that is worth drawing.
+   * @param isWhole false for the slices of a W but the last
+   */
+  noteOperation(
+    kind: "F" | "B" | "W",
+    lap: number,
+    startMs: number,
+    endMs: number,
+    isWhole = true,
+  ): number | undefined {
+    const before = kind === "W" ? this.#partialWeightMs : 0;
+    const durationMs = before + endMs - startMs;
+    if (kind === "W") this.#partialWeightMs = isWhole ? 0 : durationMs;
+    if (isWhole) this.#durations[lap]?.[kind].add(durationMs);
+    return this.#waitedFrom(startMs, endMs);
+  }
+
+  noteUpdate(startMs: number, endMs: number): number | undefined {
+    this.#updates.add(endMs - startMs);
+    return this.#waitedFrom(startMs, endMs);
+  }
+
+  #waitedFrom(startMs: number, endMs: number): number | undefined {
     const waitedFromMs = this.#lastOperationEndMs;
     this.#lastOperationEndMs = endMs;
     return waitedFromMs !== undefined && startMs - waitedFromMs > DRAWN_WAIT_MS ? waitedFromMs : undefined;
+  }
+
+  /** Since when the worker has had nothing to do, as far as its results tell. */
+  get lastOperationEndMs(): number | undefined {
+    return this.#lastOperationEndMs;
   }
 
   /** From the first step's start to the last step's end. */
@@ -99,15 +135,15 @@ export class StageClockwork {
     return this.#steps.median;
   }
 
-  get costs(): {
-    readonly forward: number;
-    readonly backward: number;
-    readonly weight: number;
-    readonly update: number;
-  } {
-    const { F, B, W, update } = this.#durations;
-    return { forward: F.median, backward: B.median, weight: W.median, update: update.median };
+  /** Medians of one micro-batch, by lap, and of an update. */
+  get costs(): NodeCosts {
+    const laps = this.#durations.map(({ F, B, W }) => ({ forward: F.median, backward: B.median, weight: W.median }));
+    return { laps, update: this.#updates.median };
   }
+}
+
+function noDurations() {
+  return { F: new Durations(), B: new Durations(), W: new Durations() };
 }
 
 function difference(end: TimeSplit, begin: TimeSplit): TimeSplit {

@@ -52,6 +52,8 @@ export type Direction = (typeof Direction)[keyof typeof Direction];
 
 const KIB = 1024;
 export const TENSOR_BYTES_MAX = 64 * KIB * KIB;
+/** A layer that moves travels in parts of this size, the last one shorter. */
+export const LAYER_PART_BYTES_MAX = 16 * KIB * KIB;
 export const TOKEN_BYTES_MAX = KIB * KIB;
 export const CONTROL_BYTES_MAX = 4 * KIB;
 
@@ -68,7 +70,7 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.token, TOKEN_BYTES_MAX],
   [FrameKind.control, CONTROL_BYTES_MAX],
   [FrameKind.evaluation, TENSOR_BYTES_MAX],
-  [FrameKind.parameters, TENSOR_BYTES_MAX],
+  [FrameKind.parameters, LAYER_PART_BYTES_MAX],
   [FrameKind.replica, TENSOR_BYTES_MAX],
 ]);
 

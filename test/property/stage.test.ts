@@ -1,24 +1,50 @@
-/** @file Rings of stage machines under random delivery, a checker after every event. */
+/** @file Rings of stage machines under random delivery and in virtual time, a checker after every event. */
 import { describe, expect, it } from "vitest";
-import { SCHEDULE_KINDS } from "../../ring/core/schedule.ts";
+import { checkSchedule, SCHEDULE_KINDS, type ScheduleShape } from "../../ring/core/schedule.ts";
+import { leastSlots, mostSlots } from "../../ring/core/slots.ts";
 import { RandomStream } from "../../src/types/random.ts";
-import { simulatedLoss, simulateRing, type RingScenario } from "../helpers/ring-simulation.ts";
+import { simulatedLoss, simulateRing, type RingScenario, type RingTiming } from "../helpers/ring-simulation.ts";
 
 const PINNED_SEED = 20_261_121;
 const freshSeed = Number(process.env["TEST_SEED"] ?? Math.floor(Math.random() * 1e9));
 const RINGS = 1_500;
 
+function isValid(shape: ScheduleShape): boolean {
+  try {
+    checkSchedule(shape);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function drawShape(random: RandomStream): ScheduleShape {
+  for (;;) {
+    const nodes = 1 + random.nextBelow(6);
+    const shape = {
+      kind: SCHEDULE_KINDS[random.nextBelow(SCHEDULE_KINDS.length)]!,
+      nodes,
+      // One node holds all laps as one segment.
+      laps: nodes === 1 ? 1 : [1, 1, 2, 3][random.nextBelow(4)]!,
+      microBatches: 1 + random.nextBelow(12),
+    };
+    if (isValid(shape)) return shape;
+  }
+}
+
 function draw(seed: number): RingScenario {
   const random = new RandomStream(seed, 1);
-  const stages = 1 + random.nextBelow(6);
-  const microBatches = 1 + random.nextBelow(9);
+  const shape = drawShape(random);
   const firstStep = random.nextBelow(3);
+  const least = Math.max(...Array.from({ length: shape.nodes }, (_, node) => leastSlots(shape, node)));
+  const spare = Math.max(0, mostSlots(shape) - least);
   return {
     seed,
-    stages,
-    microBatches,
-    schedule: SCHEDULE_KINDS[random.nextBelow(SCHEDULE_KINDS.length)]!,
-    batch: microBatches * 2,
+    shape,
+    canSplit: shape.kind === "zb-h1" || random.nextBelow(4) > 0,
+    slots: random.nextBelow(2) === 0 ? least : least + random.nextBelow(spare + 1),
+    slices: 1 + random.nextBelow(3),
+    batch: shape.microBatches * 2,
     firstStep,
     steps: firstStep + 1 + random.nextBelow(4),
     checkpointEvery: random.nextBelow(3),
@@ -26,6 +52,20 @@ function draw(seed: number): RingScenario {
     evaluationMicroBatches: random.nextBelow(8),
     stopAtLoss: null,
     ...(random.nextBelow(3) === 0 ? { stopAtEvent: random.nextBelow(200) } : {}),
+    ...(random.nextBelow(3) === 0 ? { plansAtEvents: [10, 30, 200, 500].map((most) => random.nextBelow(most)) } : {}),
+    ...(random.nextBelow(3) === 0 ? { timing: drawTiming(random) } : {}),
+  };
+}
+
+function drawTiming(random: RandomStream): RingTiming {
+  const upTo = (most: number): number => most * random.nextFloat();
+  return {
+    forward: 0.1 + upTo(2),
+    backward: 0.1 + upTo(2),
+    weight: 0.1 + upTo(2),
+    hopLatency: random.nextBelow(2) === 0 ? 0 : upTo(4),
+    jitter: random.nextBelow(2) === 0 ? 0 : upTo(0.5),
+    measures: random.nextBelow(2) === 0,
   };
 }
 
@@ -37,7 +77,7 @@ describe.each([
     for (let index = 0; index < RINGS; index += 1) {
       const scenario = draw(base + index);
       const context = JSON.stringify(scenario);
-      const outcome = simulateRing(scenario);
+      const outcome = run(scenario, context);
       const completed = outcome.finishedSteps[0]!;
       expect(new Set(outcome.finishedSteps), context).toEqual(new Set([completed]));
       expect(new Set(outcome.updates), context).toEqual(new Set([completed - scenario.firstStep]));
@@ -46,33 +86,52 @@ describe.each([
       }
       if (scenario.stopAtEvent === undefined) expect(completed, context).toBe(scenario.steps);
       for (const saves of outcome.saves) expect(saves, context).toEqual(expectedSaves(scenario, completed));
+      for (const moves of outcome.moves) expect(moves, context).toEqual(outcome.moves[0]);
       if (scenario.evaluationMicroBatches > 0) expect(outcome.evaluations.at(-1), context).toBe(completed);
       expect(new Set(outcome.evaluations).size, context).toBe(outcome.evaluations.length);
     }
   });
 });
 
+function run(scenario: RingScenario, context: string): ReturnType<typeof simulateRing> {
+  try {
+    return simulateRing(scenario);
+  } catch (cause) {
+    throw new Error(`${String(cause)}\nin ${context}`, { cause });
+  }
+}
+
 /** The mean over the batch of every step, on every stage. */
-function expectedLosses({ firstStep, microBatches, batch }: RingScenario, completed: number): number[] {
+function expectedLosses({ firstStep, shape, batch }: RingScenario, completed: number): number[] {
   return Array.from({ length: completed - firstStep }, (_, index) => {
-    const parts = Array.from({ length: microBatches }, (_unused, m) => simulatedLoss(firstStep + index, m));
+    const parts = Array.from({ length: shape.microBatches }, (_unused, m) => simulatedLoss(firstStep + index, m));
     return parts.reduce((sum, part) => sum + part, 0) / batch;
   });
 }
 
 /** Every multiple of the interval, and the end, each once. */
-function expectedSaves(scenario: RingScenario, completed: number): number[] {
+function expectedSaves({ firstStep, checkpointEvery }: RingScenario, completed: number): number[] {
   const saves: number[] = [];
-  for (let steps = scenario.firstStep + 1; steps <= completed; steps += 1) {
-    const isDue = scenario.checkpointEvery > 0 && steps % scenario.checkpointEvery === 0;
-    if (isDue || steps === completed) saves.push(steps);
+  for (let step = firstStep + 1; step <= completed; step += 1) {
+    const isDue = checkpointEvery > 0 && step % checkpointEvery === 0;
+    if (isDue || step === completed) saves.push(step);
   }
   return saves;
 }
 
 describe("ending early", () => {
   it("stops after the first step whose loss is low enough", () => {
-    const outcome = simulateRing({ ...draw(3), stages: 3, firstStep: 0, steps: 50, stopAtLoss: 1e9, stopAtEvent: -1 });
-    expect(outcome.finishedSteps).toEqual([1, 1, 1]);
+    const shape = { kind: "1f1b", nodes: 3, laps: 1, microBatches: 4 } as const;
+    const scenario = {
+      ...draw(3),
+      shape,
+      slots: 4,
+      firstStep: 0,
+      steps: 50,
+      stopAtLoss: 1e9,
+      stopAtEvent: -1,
+      plansAtEvents: [],
+    };
+    expect(simulateRing(scenario).finishedSteps).toEqual([1, 1, 1]);
   });
 });

@@ -1,0 +1,129 @@
+/**
+ * @file What a node holds under a cut: its layers in each lap, how many micro-batches fit, which memory that takes. A pure
+ * function of the job and the cut, so every node knows it of all.
+ */
+import { parseMemoryLimit } from "../../src/config/emulation.ts";
+import type { Settings } from "../../src/config/settings.ts";
+import type { EngineKind } from "../../src/engine/contract.ts";
+import type { SegmentInit } from "../../src/nn/layout.ts";
+import { parameterCount, parseModel } from "../../src/nn/spec.ts";
+import { parseOptimizer } from "../../src/optim/optimizers.ts";
+import { planOn } from "../../src/runtime/compute-thread.ts";
+import { UsageError } from "../../src/types/errors.ts";
+import { EVALUATION_PLACES } from "../core/evaluation.ts";
+import { bestPartition, type LayerRange } from "../core/partition.ts";
+import type { ScheduleShape } from "../core/schedule.ts";
+import { leastSlots, mostSlots } from "../core/slots.ts";
+import type { SegmentsInit } from "../core/stage-messages.ts";
+
+const MIB = 1024 * 1024;
+/** Resident before any tensor: Node, libp2p, the program. Measured, rounded up. */
+export const BASE_BYTES = 120 * MIB;
+/** Of address space for slots, where no limit is stated: only those that are used become resident. */
+const SLOTS_BYTES_MAX = 1024 * MIB;
+
+/** Dense layers compute B and W apart; a kind of layer that cannot would say so here. */
+export const CAN_SPLIT = true;
+
+export function shapeOf({ schedule, laps, microBatches }: Settings, nodes: number): ScheduleShape {
+  // One node holds all laps as one segment.
+  return { kind: schedule, nodes, laps: nodes === 1 ? 1 : laps, microBatches };
+}
+
+/** The cut that the ring starts with: by the founder's layer costs, for equal nodes. One range a stage. */
+export function firstCut(
+  settings: Settings,
+  view: { readonly members: readonly unknown[]; readonly layerCosts: readonly number[] },
+): readonly LayerRange[] {
+  const nodes = view.members.length;
+  const capBytes = layersCapBytes(settings);
+  return bestPartition({
+    layerCosts: view.layerCosts,
+    slowness: Array<number>(nodes).fill(1),
+    laps: shapeOf(settings, nodes).laps,
+    ...(capBytes === null
+      ? {}
+      : { memory: { layerBytes: layerBytes(settings), capBytes: Array<number>(nodes).fill(capBytes) } }),
+  }).ranges;
+}
+
+/** Of each layer: parameters, gradient, optimizer state. */
+export function layerBytes(settings: Settings): readonly number[] {
+  return bytesOfCopies(settings, 2);
+}
+
+/** The same as it travels: without the gradient, which is zero between steps. */
+export function movedBytes(settings: Settings): readonly number[] {
+  return bytesOfCopies(settings, 1);
+}
+
+function bytesOfCopies({ model, optimizer }: Settings, besideStates: number): readonly number[] {
+  const copies = besideStates + parseOptimizer(optimizer).stateNames.length;
+  return parseModel(model).layers.map((layer) => 4 * copies * parameterCount(layer));
+}
+
+/** What a memory limit leaves for tensors; null without one. */
+export function layersCapBytes({ memoryLimit }: Settings): number | null {
+  return memoryLimit === null ? null : Math.max(1, parseMemoryLimit(memoryLimit) - BASE_BYTES);
+}
+
+/** The layers of `node`, by lap. */
+export function rangesOf(cut: readonly LayerRange[], nodes: number, node: number): readonly LayerRange[] {
+  return cut.filter((_, stage) => stage % nodes === node);
+}
+
+export interface NodePlan {
+  readonly segments: readonly SegmentInit[];
+  /** Of each lap, for training; those of evaluation lie behind them. */
+  readonly slots: number;
+  /** With every slot in use. */
+  readonly sizeBytes: number;
+  /** With as many in use as the schedule usually holds. */
+  readonly usualBytes: number;
+}
+
+/** Throws UsageError where the memory limit leaves less than the schedule needs: it says how much would do. */
+export function planNode(
+  settings: Settings,
+  engine: EngineKind,
+  cut: readonly LayerRange[],
+  nodes: number,
+  node: number,
+): NodePlan {
+  const shape = shapeOf(settings, nodes);
+  const ranges = rangesOf(cut, nodes, node);
+  const [least, most] = [leastSlots(shape, node), mostSlots(shape)];
+  const sizeWith = (slots: number): number =>
+    ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots)).sizeBytes, 0);
+  const fixedBytes = sizeWith(0);
+  const slotBytes = sizeWith(1) - fixedBytes;
+  const capBytes = layersCapBytes(settings);
+  const room = Math.floor(((capBytes ?? fixedBytes + SLOTS_BYTES_MAX) - fixedBytes) / slotBytes);
+  if (capBytes !== null && room < least) throw memoryError(settings, node, fixedBytes + least * slotBytes);
+  const slots = Math.max(least, Math.min(most, room));
+  const usual = Math.min(slots, Math.max(least, 2 * nodes));
+  return {
+    segments: ranges.map((layers) => segmentOf(settings, layers, slots)),
+    slots,
+    sizeBytes: fixedBytes + slots * slotBytes,
+    usualBytes: fixedBytes + usual * slotBytes,
+  };
+}
+
+function segmentOf(settings: Settings, layers: LayerRange, slots: number): SegmentInit {
+  const { model, optimizer, lr: rate, seed, batch, microBatches } = settings;
+  return { model, layers, rows: batch / microBatches, slots: slots + EVALUATION_PLACES, optimizer, rate, seed, batch };
+}
+
+function memoryError({ memoryLimit, schedule }: Settings, node: number, bytes: number): UsageError {
+  const needed = Math.ceil((BASE_BYTES + bytes) / MIB);
+  return new UsageError(
+    `--memory-limit ${memoryLimit}: node ${node} needs at least ${needed} MiB for the smallest window of ${schedule}`,
+    `use --memory-limit ${needed}MiB or more, more nodes, or more micro-batches`,
+  );
+}
+
+/** The same in the words of the stage machine. */
+export function segmentsInit({ segments, slots }: NodePlan, plan: number): SegmentsInit {
+  return { plan, slots, slices: segments.map(({ layers }) => layers[1] - layers[0]) };
+}
