@@ -7,6 +7,8 @@ import { CommandLine } from "../helpers/cli.ts";
 const LIMIT_MS = 120_000;
 const SCRIPT = join(import.meta.dirname, "..", "..", "bin", "namespace-ring");
 const JOB = ["--model", "mlp:784-1024-16-10", "--batch", "256", "--steps", "4", "--orphans", "end", "--quiet"] as const;
+/** What the first node sends in four steps, in float32: 1.7 s at the rate. */
+const ACTIVATION_BYTES = 4 * 256 * 1024 * 4;
 const RATE_BYTES_PER_MS = 2_500;
 
 /** Whether this user may lay such a network: the smallest one is tried. */
@@ -50,10 +52,7 @@ test.skipIf(!mayShape())(
     const summary = cli.json("ring", "summary.json");
     expect(summary["weightsSha256"]).toBe(serial["weightsSha256"]);
     for (const out of ["ring-node-1", "ring-node-2"]) expect(cli.json(out, "summary.json")).toEqual(summary);
-    const [first] = summary["perNode"] as readonly { readonly bytesSent: number }[];
-    const leastMs = (first?.bytesSent ?? 0) / RATE_BYTES_PER_MS;
-    expect(leastMs, "a rate that is felt").toBeGreaterThan(1000);
-    expect(summary["wallMs"]).toBeGreaterThan(0.9 * leastMs);
+    expect(summary["wallMs"]).toBeGreaterThan((0.9 * ACTIVATION_BYTES) / RATE_BYTES_PER_MS);
     expect(spawnSync("ip", ["netns", "list"]).stdout.toString()).not.toContain(`ringtmp${ring.pid}-`);
   },
   LIMIT_MS,
