@@ -28,7 +28,7 @@ export interface SimulationInit {
   readonly operationOverhead?: number;
   /** Default: messages take no time. */
   readonly link?: LinkModel;
-  /** Multiplies an operation's time; default 1. */
+  /** Multiplies an operation's time, a fused one's as a whole; default 1. */
   readonly factor?: (node: number) => number;
   /** Most micro-batches held by each node, under a memory limit. */
   readonly heldMax?: readonly number[];
@@ -109,6 +109,7 @@ export class RingSimulator {
   readonly #nodes: readonly SimulatedNode[];
   readonly #queue = new EventQueue();
   readonly #links: SimulatedLinks;
+  /** By node, four a lap: F, B, a slice of W, B and W fused. */
   readonly #durations: readonly Float64Array[];
   readonly #dirty: Int32Array;
   #dirtyCount = 0;
@@ -220,8 +221,8 @@ export class RingSimulator {
     simulated.running = code;
     simulated.operations += 1;
     simulated.start = this.#now + operationOverhead;
-    simulated.busy += duration;
     simulated.end = simulated.start + duration;
+    simulated.busy += duration;
     this.#queue.push(simulated.end, 4 * node + COMPUTED);
   }
 
@@ -281,7 +282,8 @@ export class RingSimulator {
     }
     // A fused operation's two parts, one after the other.
     const { backward, weight } = this.#init.costs[node]!.laps[lap]!;
-    const boundary = task.start + ((task.end - task.start) * backward) / (backward + weight);
+    const work = backward + weight;
+    const boundary = work > 0 ? task.start + ((task.end - task.start) * backward) / work : task.end;
     onTask?.({ ...task, kind: "B", end: boundary });
     onTask?.({ ...task, kind: "W", start: boundary });
   }
