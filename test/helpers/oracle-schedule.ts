@@ -3,22 +3,52 @@
  * Shares no code with the program.
  */
 
-/** What a stage does in one step, as texts. 1F1B: prefer a backward as soon as the stage may hold no more. */
-export function dumbSchedule(kind: "gpipe" | "1f1b", stages: number, microBatches: number, stage: number): string[] {
-  const heldMax = kind === "gpipe" ? microBatches : stages - stage;
-  const tasks: string[] = [];
-  let forwards = 0;
-  let backwards = 0;
-  while (backwards < microBatches) {
-    const mayHoldMore = forwards - backwards < heldMax && forwards < microBatches;
-    if (mayHoldMore) {
-      tasks.push(`${stage}F${forwards}`);
-      forwards += 1;
-    } else {
-      tasks.push(`${stage}B${backwards}`, `${stage}W${backwards}`);
-      backwards += 1;
+type Pass = readonly [lap: number, microBatch: number];
+
+/** Groups of as many micro-batches as nodes, each group through all laps: the order of the passes of one direction. */
+function dumbOrder(nodes: number, laps: readonly number[], microBatches: number): Pass[] {
+  const order: Pass[] = [];
+  for (let first = 0; first < microBatches; first += nodes) {
+    for (const lap of laps) {
+      for (let microBatch = first; microBatch < Math.min(first + nodes, microBatches); microBatch += 1) {
+        order.push([lap, microBatch]);
+      }
     }
   }
+  return order;
+}
+
+/** Most passes between F and B, and most between B and W, as the pictures of each schedule show them. */
+function dumbLimits(kind: string, nodes: number, laps: number, microBatches: number, node: number): [number, number] {
+  const after = nodes - 1 - node;
+  if (kind === "naive") return [1, 0];
+  if (kind === "gpipe") return [microBatches, 0];
+  if (kind === "1f1b") return [after + 1, 0];
+  // Warm-up of interleaved 1F1B, as Megatron-LM counts it, and the forward that opens the steady part.
+  if (kind === "interleaved") return [2 * after + (laps - 1) * nodes + 1, 0];
+  return [after + 1, node];
+}
+
+/** What a node does in one step, as texts. It forwards while it may, else it goes backward; a W waits where it may. */
+export function dumbSchedule(kind: string, nodes: number, laps: number, microBatches: number, node: number): string[] {
+  const numbers = Array.from({ length: laps }, (_, lap) => lap);
+  const forwards = dumbOrder(nodes, numbers, microBatches);
+  const backwards = dumbOrder(nodes, numbers.toReversed(), microBatches);
+  const weights = [...backwards];
+  const [flyingMax, waitingMax] = dumbLimits(kind, nodes, laps, microBatches, node);
+  const tasks: string[] = [];
+  const add = (letter: string, [lap, microBatch]: Pass): number =>
+    tasks.push(`${lap * nodes + node}${letter}${microBatch}`);
+  while (backwards.length > 0) {
+    const flying = backwards.length - forwards.length;
+    if (forwards.length > 0 && flying < flyingMax) {
+      add("F", forwards.shift()!);
+      continue;
+    }
+    add("B", backwards.shift()!);
+    if (weights.length - backwards.length > waitingMax) add("W", weights.shift()!);
+  }
+  for (const pass of weights) add("W", pass);
   return tasks;
 }
 
