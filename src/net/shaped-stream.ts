@@ -125,6 +125,7 @@ export class ShapedStream implements ByteStream {
       if (part.dueMs > nowMs) break;
       this.#parts.shift();
       this.#leave(part.bytes);
+      if (this.#state === "ended") return;
       this.#events.left(nowMs - part.dueMs);
     }
     this.#wake();

@@ -238,6 +238,18 @@ describe("the end of a stream", () => {
     for (const wait of waits) await expect(soon(wait)).rejects.toBeInstanceOf(NetworkError);
   });
 
+  test("below, which shows when the next part should leave: none counts as sent", async () => {
+    const { clock, open, transport } = line(shape);
+    const [stream, below] = await open();
+    for (let count = 0; count < 3; count += 1) stream.write(new Uint8Array(10), "given");
+    const flushed = stream.flushed();
+    flushed.catch(() => {});
+    below.abort();
+    clock.moveTo(2000);
+    await expect(soon(flushed)).rejects.toBeInstanceOf(NetworkError);
+    expect(transport.lateness.sent).toBe(0);
+  });
+
   test("comes with that of the transport, and no alarm is left", async () => {
     const { clock, open, transport } = line(shape);
     const [stream] = await open();

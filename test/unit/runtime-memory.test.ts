@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { watchMemory } from "../../src/runtime/process-memory.ts";
 
 const MIB = 1024 * 1024;
-const LIMIT_MS = 30_000;
+const LIMIT_MS = 20_000;
 const PROGRAM = fileURLToPath(new URL("../helpers/growing-process.ts", import.meta.url));
 
 /** The lines that it printed: a word and a number of bytes. */
