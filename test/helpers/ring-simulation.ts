@@ -160,17 +160,27 @@ class RingSimulation {
     return names[this.#random.nextBelow(names.length)]!;
   }
 
-  /** At one instant messages come first, a drain last: it waits for all that has arrived. */
+  /** Those of one instant in the order of `#rank`. */
   #earliestQueue(): string {
     let earliest: string | undefined;
     let [leastMs, leastRank] = [Infinity, Infinity];
     for (const [name, [event]] of this.#queues) {
-      const rank = name.startsWith("drain") ? 2 : name.startsWith("compute") ? 1 : 0;
+      const rank = this.#rank(name, event!);
       if (event!.atMs < leastMs || (event!.atMs === leastMs && rank < leastRank)) {
         [earliest, leastMs, leastRank] = [name, event!.atMs, rank];
       }
     }
     return earliest!;
+  }
+
+  /**
+   * Messages come before what a node decides next, a drain last: it waits for all that has arrived. Of an activation and a
+   * gradient in one instant the rule's choice comes first, as if it saw both.
+   */
+  #rank(queue: string, { input }: Event): number {
+    if (queue.startsWith("drain")) return 3;
+    if (queue.startsWith("compute")) return 2;
+    return input.kind === (this.#scenario.canSplit ? "activation" : "gradient") ? 1 : 0;
   }
 
   #post(queue: string, to: number, input: StageInput, delayMs = 0): void {
