@@ -268,10 +268,10 @@ export class Pipeline {
     if (this.#list !== null) {
       const code = this.#list[this.#next];
       if (code === undefined) return [];
-      return [(code & 3) === KIND.forward ? this.#lackOfForward(code >> 2) : this.#lack("gradient", code >> 2)];
+      return (code & 3) === KIND.forward ? [this.#lackOfForward(code >> 2)] : this.#lackOfBackward(code >> 2);
     }
     const lacks: Lack[] = [];
-    if (this.#startedB < this.#total) lacks.push(this.#lack("gradient", this.#backwards[this.#startedB]!));
+    if (this.#startedB < this.#total) lacks.push(...this.#lackOfBackward(this.#backwards[this.#startedB]!));
     if (this.#startedF < this.#total) {
       lacks.push(this.#windowIsOpen ? this.#lackOfForward(this.#forwards[this.#startedF]!) : { kind: "window" });
     }
@@ -281,6 +281,11 @@ export class Pipeline {
   #lack(kind: "activation" | "gradient" | "credit", sequence: number): Lack {
     const lap = this.#lapOf(sequence);
     return { kind, lap, microBatch: sequence - lap * this.#microBatches };
+  }
+
+  /** Where the model ends a B waits for this node's own F. */
+  #lackOfBackward(sequence: number): readonly Lack[] {
+    return this.#isLast(this.#lapOf(sequence)) ? [] : [this.#lack("gradient", sequence)];
   }
 
   #lackOfForward(sequence: number): Lack {

@@ -1,8 +1,9 @@
-/** @file `status`, `jobs`, `stop`: questions to running processes over their local sockets. No network stack is loaded. */
+/** @file `status`, `why`, `jobs`, `stop`: questions to running processes over their local sockets. No network stack is loaded. */
 import { ask, isJob, runningNodes, type NodeEntry } from "../runtime/process-control.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { formatSeconds } from "./progress.ts";
+import { explainWaits, type NodeState, type RingMember } from "./waits.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -17,7 +18,7 @@ interface NodeStatus {
   readonly pid: number;
   readonly state: string;
   readonly loss: number | null;
-  readonly credits?: number;
+  readonly counts?: { readonly credits: readonly (number | null)[] };
   readonly idlePercent: number;
   readonly members: readonly {
     readonly node: number;
@@ -27,7 +28,8 @@ interface NodeStatus {
   }[];
 }
 
-export async function status(options: Options): Promise<number> {
+/** What every node of a job's says that answers here; the first one stands for what they share. */
+async function askJob(options: Options) {
   const entries = findJob(options["job"]);
   const answers = await Promise.all(
     entries.map(async (entry) => (await ask(entry, "status")) as NodeStatus | undefined),
@@ -36,6 +38,11 @@ export async function status(options: Options): Promise<number> {
   const [first] = present;
   if (first === undefined)
     throw new UsageError(`job ${entries[0]?.job} does not answer`, "it may be ending or stopped; try again");
+  return { entries, present, first };
+}
+
+export async function status(options: Options): Promise<number> {
+  const { entries, present, first } = await askJob(options);
   const nodes = first.members.map((member) => ({
     ...member,
     ...nodeState(
@@ -75,6 +82,32 @@ export async function status(options: Options): Promise<number> {
   return ExitCode.done;
 }
 
+/** Who waits for what, from whom, since when. */
+export async function why(options: Options): Promise<number> {
+  const { entries, present, first } = await askJob(options);
+  const members = first.members.map(({ node }): RingMember => {
+    const state = present.find((answer) => answer.node === node);
+    const pid = entries.find((entry) => entry.node === node)?.pid ?? null;
+    return { node, pid, state: state !== undefined && "lacks" in state ? (state as unknown as NodeState) : undefined };
+  });
+  const { nodes, cause } = explainWaits(members);
+  if (options["json"] === true) {
+    process.stdout.write(`${JSON.stringify({ job: first.job, step: first.step, nodes, cause })}\n`);
+    return ExitCode.done;
+  }
+  const lines = nodes.map(({ node, step, does, sinceMs, waits }) => {
+    const since = sinceMs === null ? "" : `, for ${formatWait(sinceMs)}`;
+    const what = waits.map((wait) => `${wait.for}${wait.from === null ? "" : ` from node ${wait.from}`}`).join("; or ");
+    return `node ${node}: ${step === null ? "" : `step ${step}, `}${does}${what === "" ? "" : ` for ${what}`}${since}`;
+  });
+  process.stdout.write(`${[...lines, cause ?? "nothing is stuck: somebody computes"].join("\n")}\n`);
+  return ExitCode.done;
+}
+
+function formatWait(milliseconds: number): string {
+  return milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : formatSeconds(milliseconds / 1000);
+}
+
 /** A node of another machine is known from the view alone. */
 function nodeState(answer: NodeStatus | undefined, entries: readonly NodeEntry[], node: number) {
   const entry = entries.find((each) => each.node === node);
@@ -86,8 +119,9 @@ function nodeState(answer: NodeStatus | undefined, entries: readonly NodeEntry[]
       idlePercent: null,
       credits: null,
     };
-  const { pid, state, step, idlePercent, credits } = answer;
-  return { pid, state, step, idlePercent, credits: credits ?? null };
+  const { pid, state, step, idlePercent, counts } = answer;
+  const credits = counts?.credits.reduce<number>((sum, lap) => sum + (lap ?? 0), 0) ?? null;
+  return { pid, state, step, idlePercent, credits };
 }
 
 /** The one running job, or the one that is named. */

@@ -1,0 +1,98 @@
+/**
+ * @file A campaign: many runs of the command line, one after the other, each written down when it is done, so that an interrupted
+ * campaign goes on where it was. The table is made from what is written down.
+ */
+import { execFile } from "node:child_process";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const ROOT = join(import.meta.dirname, "..", "..");
+const CELL_LIMIT_MS = 15 * 60_000;
+
+/** One run: flags of `ringtmp train`, and what its folder gives. */
+export interface Cell {
+  readonly id: string;
+  readonly flags: readonly string[];
+}
+
+export interface Campaign<Result extends object> {
+  readonly name: string;
+  readonly cells: () => readonly Cell[];
+  /** @param folder the run's, which is deleted afterwards */
+  readonly measure: (cell: Cell, summary: RunSummary, folder: string) => Result;
+  /** Markdown. */
+  readonly report: (results: readonly (Result & { readonly id: string })[]) => string;
+}
+
+/** The fields of `summary.json` that campaigns read. */
+export interface RunSummary {
+  readonly nodes: number;
+  readonly weightsSha256: string;
+  readonly lossCurveSha256: string;
+  readonly stepMsMedian: number;
+  readonly idlePercentSteady: number;
+  readonly idlePercentTheory: number;
+  readonly idlePercentFormula: number | null;
+  readonly runQueuePercent: number;
+  readonly emulated: { readonly missedPaces: number; readonly pacedOperations: number; readonly worstPaceRatio: number };
+  readonly perNode: readonly {
+    readonly node: number;
+    readonly layers: readonly (readonly [number, number])[];
+    readonly computeMs: number;
+    readonly communicationCpuMs: number;
+    readonly messagesSent: number;
+  }[];
+}
+
+export async function runCampaign<Result extends object>(campaign: Campaign<Result>): Promise<void> {
+  const folder = join(ROOT, "results", "campaigns", campaign.name);
+  mkdirSync(folder, { recursive: true });
+  const file = join(folder, "cells.jsonl");
+  const written = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n") : [];
+  const results = written.filter((line) => line !== "").map((line) => JSON.parse(line) as Result & { id: string });
+  const cells = campaign.cells();
+  for (const [index, cell] of cells.entries()) {
+    if (results.some(({ id }) => id === cell.id)) continue;
+    process.stderr.write(`${index + 1} of ${cells.length}: ${cell.id}\n`);
+    const result = { id: cell.id, ...(await runCell(campaign, cell)) };
+    appendFileSync(file, `${JSON.stringify(result)}\n`);
+    results.push(result);
+  }
+  const report = campaign.report(results);
+  writeFileSync(join(folder, "README.md"), report);
+  process.stdout.write(report);
+}
+
+async function runCell<Result extends object>(campaign: Campaign<Result>, cell: Cell): Promise<Result> {
+  const folder = mkdtempSync(join(tmpdir(), "ringtmp-campaign-"));
+  try {
+    const out = join(folder, "run");
+    const { stdout } = await promisify(execFile)(
+      join(ROOT, "bin", "ringtmp"),
+      ["train", ...cell.flags, "--out", out, "--json", "--quiet", "--orphans", "end"],
+      { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 },
+    );
+    return campaign.measure(cell, JSON.parse(stdout) as RunSummary, out);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** A Markdown table. */
+export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
+  const line = (cells: readonly (string | number)[]): string => `| ${cells.join(" | ")} |\n`;
+  return line(head) + line(head.map(() => "---")) + rows.map(line).join("");
+}
+
+/** A model whose dense layers all have one width, and data with as many features and classes. */
+export function uniformModel(layers: number, width: number): readonly string[] {
+  const model = `mlp:${Array<number>(layers + 1).fill(width).join("-")}`;
+  return ["--model", model, "--data", `synthetic:classes=${width},features=${width}`];
+}
+
+/** GFLOP/s at which a node with `layers` uniform layers takes `forwardMs` for F of `rows` samples. */
+export function paceFor(layers: number, width: number, rows: number, forwardMs: number): number {
+  return (2 * layers * width * width * rows) / (forwardMs * 1e6);
+}

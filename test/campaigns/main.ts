@@ -1,0 +1,16 @@
+/** @file `npm run campaign -- <name>`: long proofs, resumable, their results in `results/campaigns/`. */
+import { balance } from "./balance.ts";
+import { runCampaign } from "./campaign.ts";
+import { schedules } from "./schedules.ts";
+
+const RUNS = {
+  balance: () => runCampaign(balance),
+  schedules: () => runCampaign(schedules),
+} as const;
+
+const name = process.argv[2] ?? "";
+if (Object.hasOwn(RUNS, name)) await RUNS[name as keyof typeof RUNS]();
+else {
+  process.stderr.write(`usage: npm run campaign -- ${Object.keys(RUNS).join(" | ")}\n`);
+  process.exitCode = 2;
+}
