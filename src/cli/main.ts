@@ -9,8 +9,8 @@ import { printError, tellError, tellMisuse, ToldFailure } from "./failure.ts";
 import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
 const LATER_COMMANDS = [
-  ...["why", "doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "report"],
-  ...["plan", "simulate", "generate"],
+  ...["doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "report"],
+  ...["plan", "generate"],
 ];
 
 /** Commander has printed the help or the version, asked for or where the command was left out. */
@@ -30,6 +30,7 @@ function build(): Command {
     .configureOutput({ outputError: () => {} });
   program.addHelpText("after", "\nExample:\n  ringtmp up -n 4 --steps 300 --out results/runs/first");
   addRunCommands(program);
+  addSimulateCommand(program);
   addJobCommands(program);
   addFolderCommands(program);
   program
@@ -97,6 +98,40 @@ function addRunFlags(command: Command): Command {
     .option("--quiet", "no progress");
 }
 
+function addSimulateCommand(program: Command): void {
+  const command = program.command("simulate").description("the ring in virtual time: idle time of any number of nodes");
+  addTrainingFlags(
+    command,
+    SETTING_NAMES.filter((name) => name !== "system" && !SIMULATED_OTHERWISE.includes(name)),
+  )
+    .option("-n, --nodes <count>", "nodes of the ring, up to 4096 (default: 4)")
+    .option("--model <spec>", "times in milliseconds, from its work at --pace; without it units (one F takes 1)")
+    .option("--steps <count>", "optimizer updates (default: 4)")
+    .option("--timeline <what>", "all, none or last:N steps (default: last:20, where that is at most 200000 entries)")
+    .option("--costs <F,B,W>", "times of a micro-batch's passes, in units (default: 1,1,1)")
+    .option("--hop-latency <units>", "one way between neighbours, in units (default: 0)")
+    .option("--jitter <variation>", "of every operation's time: standard deviation over mean, lognormal (default: 0)")
+    .option("--speeds <factors>", "of each node: 2,1,1,0.5; its times are divided by them (default: 1)")
+    .option(
+      "--tasks <file>",
+      "a schedule of your own, a line of 0F0 0B0 0W0 … a node; B and W are one operation where --schedule has them so",
+    )
+    .option("--print", "print each node's tasks of one step instead of the summary")
+    .option("--out <folder>", "where the results go (default: they are not kept)")
+    .option("--force", "replace the run in --out")
+    .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
+    .option("--json", "print the summary as JSON, alone, on standard output")
+    .option("--quiet", "no progress")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ringtmp simulate -n 1024 --schedule 1f1b --micro-batches 2048\n  ringtmp simulate -n 8 --micro-batches 64 --hop-latency 0.5 --out results/runs/far\n  ringtmp simulate -n 4 --model mlp:256-256-256-256-256 --pace 2GFLOP/s --link 100mbit,5ms\n  ringtmp simulate -n 4 --schedule zb-h1 --print > tasks.txt && ringtmp simulate --tasks tasks.txt",
+    )
+    .action(async (options: Options) => run((await import("./simulate.ts")).simulateCommand(options)));
+}
+
+/** Settings that `simulate` has with other defaults. */
+const SIMULATED_OTHERWISE: readonly SettingName[] = ["nodes", "model", "steps", "timeline"];
+
 function addJobCommands(program: Command): void {
   program
     .command("status")
@@ -105,6 +140,13 @@ function addJobCommands(program: Command): void {
     .option("--json", "as JSON")
     .addHelpText("after", "\nExample:\n  ringtmp status --job results/runs/first")
     .action(async (options: Options) => run((await import("./jobs.ts")).status(options)));
+  program
+    .command("why")
+    .description("who waits for what, from whom, since when; a stuck ring names the edge or the node")
+    .option("--job <job>", "the job's folder, name or id; not needed where one runs")
+    .option("--json", "as JSON")
+    .addHelpText("after", "\nExample:\n  ringtmp why --job results/runs/first")
+    .action(async (options: Options) => run((await import("./jobs.ts")).why(options)));
   program
     .command("jobs")
     .description("running jobs of this user on this machine")
