@@ -10,7 +10,7 @@ import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
 const LATER_COMMANDS = [
   ...["doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "report"],
-  ...["plan", "generate"],
+  ...["generate"],
 ];
 
 /** Commander has printed the help or the version, asked for or where the command was left out. */
@@ -30,6 +30,7 @@ function build(): Command {
     .configureOutput({ outputError: () => {} });
   program.addHelpText("after", "\nExample:\n  ringtmp up -n 4 --steps 300 --out results/runs/first");
   addRunCommands(program);
+  addPlanCommand(program);
   addSimulateCommand(program);
   addJobCommands(program);
   addFolderCommands(program);
@@ -38,6 +39,25 @@ function build(): Command {
     .description("a node's process, started by up")
     .action(async () => (await import("./node.ts")).runNodeCommand());
   return program;
+}
+
+function addPlanCommand(program: Command): void {
+  const plan = program
+    .command("plan")
+    .description("predict step time, bytes and memory of the ring and of the systems it is compared with");
+  // Speed and memory have flags of their own here: nothing is emulated.
+  const names = SETTING_NAMES.filter((name) => !["system", "pace", "memoryLimit"].includes(name));
+  addTrainingFlags(plan, names)
+    .option("--speed <speed>", "of every node's arithmetic (default: 20GFLOP/s)")
+    .option("--memory <size>", "what a node may take: 512MiB (default: no limit)")
+    .option("--servers <count>", "of the parameter server, among the nodes (default: 1)")
+    .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
+    .option("--json", "every number as JSON")
+    .addHelpText(
+      "after",
+      "\nWithout --link: 1gbit,0.2ms.\n\nExample:\n  ringtmp plan -n 8 --link 100mbit,5ms --speed 20GFLOP/s --memory 512MiB",
+    )
+    .action(async (options: Options) => run((await import("./plan.ts")).plan(options)));
 }
 
 function addRunCommands(program: Command): void {
@@ -236,7 +256,8 @@ async function main(): Promise<void> {
   const arguments_ = argv.filter((argument) => argument !== "--debug");
   try {
     refuseLaterCommands(arguments_);
-    refuseLaterFlags(arguments_);
+    // A plan speaks of systems that later versions run.
+    if (arguments_[0] !== "plan") refuseLaterFlags(arguments_);
     await build().parseAsync(arguments_, { from: "user" });
   } catch (error) {
     process.exitCode = endWith(error, arguments_, debug);

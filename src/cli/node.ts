@@ -16,17 +16,24 @@ const COMMITTED_INTERVAL_MS = 50;
 export async function runNodeCommand(): Promise<void> {
   const first = Promise.withResolvers<Extract<ParentMessage, { kind: "init" }>>();
   let node: NodeProcess | undefined;
+  let isStopWanted = false;
+  // It may come with the very first message, before there is a node.
+  const stop = (): void => {
+    isStopWanted = true;
+    node?.requestStop();
+  };
   process.on("message", (message: ParentMessage) => {
     if (message.kind === "init") first.resolve(message);
-    else node?.requestStop();
+    else stop();
   });
   const { init, orphans } = await first.promise;
   process.on("disconnect", () => {
     if (orphans === "end") process.exit(ExitCode.interrupted);
   });
   // A user may end one node with a signal: the ring then stops in order.
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => node?.requestStop());
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
   node = new NodeProcess(init, throttled(tellParent));
+  if (isStopWanted) node.requestStop();
   process.on("uncaughtException", (error) => void exitWith(node?.fail(error)));
   await exitWith(await node.run());
 }

@@ -13,7 +13,7 @@ import { UsageError } from "../types/errors.ts";
 /** What changes nothing in the numbers may change on the way; the rest must stay. */
 const FREE_ON_RESUME: readonly SettingName[] = [
   ...(["system", "nodes", "schedule", "steps", "dataDir", "checkpointEvery", "validateEvery", "stopAtLoss"] as const),
-  ...(["timeline", "orphans", "name"] as const),
+  ...(["laps", "balance", "timeline", "orphans", "name", "pace", "link", "memoryLimit"] as const),
 ];
 
 /** The settings to go on with. Throws UsageError where `given` would change the numbers, or where no step is left. */
@@ -25,7 +25,9 @@ export function resumedSettings(path: string, given: Readonly<Record<string, unk
   // One process has one node, which a ring that goes on need not keep; the other way round likewise.
   const nodes = given["system"] === undefined || given["system"] === before.system ? before.nodes : undefined;
   const engine = given["engine"] === "auto" ? undefined : given["engine"];
-  const settings = parseSettings({ ...before, nodes, ...given, engine: engine ?? before.engine });
+  // What is emulated holds for the nodes that it was stated for.
+  const emulated = nodes === before.nodes ? {} : { pace: null, link: null, memoryLimit: null };
+  const settings = parseSettings({ ...before, ...emulated, nodes, ...given, engine: engine ?? before.engine });
   const differing = (Object.keys(settings) as SettingName[]).find(
     (name) => !FREE_ON_RESUME.includes(name) && settings[name] !== before[name],
   );

@@ -28,6 +28,8 @@ export const RUN_FILES = {
 } as const;
 
 const RUN_FOLDERS = ["timeline", "checkpoints", "logs"];
+/** What was drawn from a run goes with it. */
+const FIGURES_FOLDER = "figures";
 
 /** One committed step, a line of `metrics.jsonl`. */
 export interface MetricsLine {
@@ -52,7 +54,7 @@ export class RunFolder {
   static create(path: string, force: boolean): RunFolder {
     RunFolder.check(path, force);
     const folder = new RunFolder(path);
-    for (const name of [...Object.values(RUN_FILES), ...RUN_FOLDERS]) {
+    for (const name of [...Object.values(RUN_FILES), ...RUN_FOLDERS, FIGURES_FOLDER]) {
       rmSync(join(folder.path, name), { recursive: true, force: true });
     }
     try {

@@ -203,7 +203,8 @@ export class Link {
         (chunks) => this.#decode(chunks, decoder),
         (frames) => this.#takeAll(frames),
       );
-      this.#lose();
+      // A link that ends for a reason of its own still has its last word to send.
+      if (this.#end === undefined) this.#lose();
     } catch (error) {
       this.#fail(error);
     }

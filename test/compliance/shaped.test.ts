@@ -1,5 +1,5 @@
 /** @file The compliance suite over emulated links, and over a transport whose streams all pass unshaped. */
-import { beforeEach, describe } from "vitest";
+import { describe } from "vitest";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import { shapedTransport } from "../../src/net/shaped.ts";
@@ -34,13 +34,7 @@ const factories: readonly TransportFactory[] = [
   },
 ];
 
-/** Passes where the last word leaves at once. */
-const HASTY = "a handler that throws ends the link, not the process";
-
 describe("emulated links", () => {
-  beforeEach(({ task, skip }) => {
-    skip(task.name === HASTY, "a link aborts its stream before the last word of a handler that throws has left");
-  });
   for (const factory of factories) {
     transportCompliance(factory);
     linkCompliance(factory);
