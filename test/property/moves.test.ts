@@ -57,15 +57,14 @@ class MovingRing {
     const { nodes, layers, before, after } = scenario;
     const moves = movesBetween(before, after, nodes);
     this.#scenario = scenario;
-    this.#machines = before.slice(0, nodes).map((_, node) => new MigrationMachine(transfersAt(moves, nodes, node)));
+    this.#machines = before.slice(0, nodes).map((_, node) => new MigrationMachine(transfersAt(moves, node)));
     const all = Array.from({ length: layers }, (_, layer) => layer);
     const heldBy = (ranges: readonly LayerRange[], node: number): number[] =>
       all.filter((layer) => holderOf(ranges, nodes, layer) === node);
     this.#held = this.#machines.map((_, node) => new Set(heldBy(before, node)));
     this.#targets = this.#machines.map((_, node) => heldBy(after, node));
     for (let layer = 0; layer < layers; layer += 1) {
-      const distance = Math.abs(holderOf(before, nodes, layer) - holderOf(after, nodes, layer));
-      this.#hopsLeft += Math.min(distance, nodes - distance);
+      this.#hopsLeft += Math.abs(holderOf(before, nodes, layer) - holderOf(after, nodes, layer));
     }
   }
 
@@ -110,6 +109,8 @@ class MovingRing {
       }
       expect(output.kind).toBe("send");
       if (output.kind !== "send") continue;
+      const isClosure = output.to === "successor" ? node === this.#machines.length - 1 : node === 0;
+      expect(isClosure, "no layer crosses the closure edge").toBe(false);
       expect(this.#held[node]!.delete(output.layer), "a node sends what it has").toBe(true);
       const edge = `${node}:${output.to}`;
       this.#edges.set(edge, [...(this.#edges.get(edge) ?? []), output.layer]);
@@ -130,7 +131,7 @@ class MovingRing {
   /** That the layers of nodes that are done are right has been seen. */
   #checkEnd(): void {
     expect(this.#done.size, "every node is done").toBe(this.#scenario.nodes);
-    expect(this.#hopsLeft, "each layer took the shorter way").toBe(0);
+    expect(this.#hopsLeft, "each layer took the way along the line").toBe(0);
   }
 }
 

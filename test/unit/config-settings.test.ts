@@ -27,9 +27,10 @@ function refusal(values: Readonly<Record<string, unknown>>): { readonly cause: s
 test("defaults are those of the manual", () => {
   expect(parseSettings({})).toMatchObject({
     ...{ system: "ring", nodes: 4, model: "mlp:784-256-256-256-10", data: "digits", steps: 200, batch: 128 },
-    ...{ microBatches: 8, optimizer: "adam", lr: 1e-3, seed: 1, engine: "auto", schedule: "1f1b", laps: 1 },
-    ...{ replicas: 0, balance: "off", wire: "f32", timeline: "last:20", orphans: "finish", threads: 1 },
+    ...{ microBatches: 8, optimizer: "adam", lr: 1e-3, seed: 1, engine: "auto", schedule: "zero-bubble", laps: 1 },
+    ...{ replicas: 0, balance: "auto", wire: "f32", timeline: "last:20", orphans: "finish", threads: 1 },
     ...{ checkpointEvery: 0, validateEvery: 0, stopAtLoss: null, dataDir: null, name: null },
+    ...{ pace: null, link: null, memoryLimit: null },
   });
   expect(parseSettings({ system: "serial" }).nodes).toBe(1);
 });
@@ -124,11 +125,13 @@ describe("a bad value is refused with its field, its value and the remedy", () =
     ["optimizer", 5, "one of sgd, momentum, adam, adamw, adagrad is needed"],
     ["optimizer", null, "one of sgd, momentum, adam, adamw, adagrad is needed"],
     ["system", "ps", "not in this version (which has ring, serial)"],
-    ["schedule", "zero-bubble", "not in this version (which has 1f1b, gpipe)"],
+    ["schedule", "zerobubble", "did you mean zero-bubble?"],
+    ["balance", "on", "one of auto, even, off is needed"],
+    ["laps", 0, "a whole number from 1 to 64 is needed"],
+    ["laps", "65", "a whole number from 1 to 64 is needed"],
+    ["laps", 1.5, "a whole number from 1 to 64 is needed"],
     ["engine", "blas", "not in this version"],
     ["wire", "f16", "not in this version"],
-    ["balance", "auto", "not in this version"],
-    ["laps", 2, "not in this version (which has 1 only)"],
     ["replicas", "1", "not in this version (which has 0 only)"],
     ["threads", 4, "not in this version (which has 1 only)"],
     ["model", "", "a text that is not empty is needed"],
@@ -194,7 +197,12 @@ describe("a fingerprint", () => {
   test("does not differ with what changes no bit", () => {
     const other = parseSettings({
       nodes: 2,
-      schedule: "gpipe",
+      schedule: "interleaved",
+      laps: 2,
+      balance: "off",
+      pace: "2GFLOP/s,1GFLOP/s",
+      link: "1gbit,1ms",
+      memoryLimit: "1GiB",
       steps: 7,
       timeline: "all",
       name: "x",

@@ -57,7 +57,8 @@ function report(node: number, changes: Partial<NodeReport> = {}): NodeReport {
     ...{ bytesSent: 1_000 * (node + 1), bytesReceived: 500, messagesSent: 3 },
     layerDigests: { [node]: sha(`${node}`) },
     initialLayerDigests: { [node]: sha(`initial ${node}`) },
-    costs: { forward: 1, backward: 1, weight: 1, update: 1 },
+    costs: { laps: [{ forward: 1, backward: 1, weight: 1 }], update: 1 },
+    ...{ pace: null, link: null },
     ...changes,
   };
 }
@@ -97,6 +98,45 @@ describe("a summary", () => {
     expect(buildSummary(serial, [report(0)])).toMatchObject({
       ...{ system: "serial", nodes: 1, schedule: null, idlePercentFormula: null, testAccuracy: null },
     });
+  });
+
+  const asStated = {
+    pacedOperations: 0,
+    missedPaces: 0,
+    worstPaceRatio: 1,
+    shapedParts: 0,
+    lateParts: 0,
+    worstLateMs: 0,
+  };
+
+  test("names nothing as emulated where nothing is", () => {
+    const { emulated } = buildSummary(facts, [report(0), report(1)]);
+    expect(emulated).toEqual({ pace: null, link: null, memoryLimit: null, ...asStated });
+  });
+
+  test("says what is emulated, and how often it was missed: sums over the nodes, the worst of all", () => {
+    const stated = { pace: "2,1MFLOP/s", link: "1gbit,1ms", memoryLimit: "1GiB" };
+    const emulating = { ...facts, settings: parseSettings({ ...settings, ...stated }) };
+    const reports = [
+      report(0, { pace: { paced: 90, missed: 2, worstRatio: 1.5 }, link: { sent: 40, late: 3, worstLateMs: 7 } }),
+      report(1, { pace: { paced: 10, missed: 1, worstRatio: 4 }, link: { sent: 2, late: 0, worstLateMs: 0 } }),
+    ];
+    expect(buildSummary(emulating, reports)["emulated"]).toEqual({
+      ...stated,
+      ...{ pacedOperations: 100, missedPaces: 3, worstPaceRatio: 4, shapedParts: 42, lateParts: 3, worstLateMs: 7 },
+    });
+    const kept = [report(0, { pace: { paced: 5, missed: 0, worstRatio: 0.9 } }), report(1)];
+    expect(buildSummary(emulating, kept)["emulated"]).toEqual({ ...stated, ...asStated, pacedOperations: 5 });
+  });
+
+  test("of several laps says so, and a node's layers by lap", () => {
+    const lapped = { ...facts, settings: parseSettings({ ...settings, laps: 2 }) };
+    const layers = [
+      [0, 1],
+      [2, 4],
+    ] as const;
+    const summary = buildSummary(lapped, [report(0, { layers }), report(1)]);
+    expect(summary).toMatchObject({ laps: 2, schedule: "zero-bubble", perNode: [{ layers }, { layers: [[1, 2]] }] });
   });
 
   test("of no step has no loss, and divides by nothing", () => {

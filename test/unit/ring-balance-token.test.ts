@@ -51,15 +51,21 @@ function launches(steps: number, init: Partial<BalanceTokenInit> = {}, moving: r
 
 describe("plans start", () => {
   test("ever more seldom, and soon after a move", () => {
-    expect(launches(300)).toEqual([3, 7, 15, 31, 63, 127, 191, 255]);
-    expect(launches(60, { firstStep: 10 })).toEqual([13, 17, 25, 41]);
-    // The move of plan 1 takes effect before step 8, that of plan 3 before step 16.
-    expect(launches(60, {}, [1, 3])).toEqual([3, 7, 11, 15, 19, 23, 31, 47]);
+    expect(launches(300)).toEqual([2, 6, 14, 30, 62, 126, 190, 254]);
+    expect(launches(60, { firstStep: 10 })).toEqual([12, 16, 24, 40]);
+    // The move of plan 1 takes effect before step 7, that of plan 3 before step 15.
+    expect(launches(60, {}, [1, 3])).toEqual([2, 6, 10, 14, 18, 22, 30, 46]);
   });
 
   test("never when balancing is off, nor at a ring of one", () => {
     expect(launches(300, { isEnabled: false })).toEqual([]);
     expect(launches(300, { nodes: 1 })).toEqual([]);
+  });
+
+  test("with the third step of a run, not before", () => {
+    const origin = machine(0, { firstStep: 7 }, [begins(7)]);
+    expect(origin.handle(begins(8))).toEqual([]);
+    expect(origin.handle(begins(9))).toEqual([{ kind: "measure" }]);
   });
 
   test("at node 0 only, and not while one is in flight", () => {

@@ -59,15 +59,15 @@ test("with laps a layer may change its stage and stay where it is", () => {
 });
 
 test.each([
-  [0, 1, 2, "successor", 1],
-  [1, 0, 2, "successor", 1],
-  [0, 2, 4, "successor", 2],
-  [3, 1, 4, "successor", 2],
-  [0, 3, 4, "predecessor", 1],
-  [1, 4, 5, "predecessor", 2],
-  [4, 1, 5, "successor", 2],
-] as const)("from %i to %i of %i nodes: by the %s, %i hops", (from, to, nodes, way, hops) => {
-  expect(routeOf({ layer: 0, from, to }, nodes)).toEqual({ hops, way });
+  [0, 1, "successor", 1],
+  [1, 0, "predecessor", 1],
+  [0, 2, "successor", 2],
+  [3, 1, "predecessor", 2],
+  // Never over the closure edge, however long the way.
+  [0, 7, "successor", 7],
+  [7, 0, "predecessor", 7],
+] as const)("from %i to %i: by the %s, %i hops", (from, to, way, hops) => {
+  expect(routeOf({ layer: 0, from, to })).toEqual({ hops, way });
 });
 
 describe("what one node does", () => {
@@ -78,7 +78,7 @@ describe("what one node does", () => {
     { layer: 7, from: 0, to: 2 },
     { layer: 9, from: 2, to: 1 },
   ];
-  const transfers = transfersAt(moves, 4, 1);
+  const transfers = transfersAt(moves, 1);
 
   test("is its own layers first, then relays", () => {
     expect(transfers).toEqual({
@@ -91,10 +91,38 @@ describe("what one node does", () => {
         { layer: 9, from: "successor", isRelay: false, isMine: true },
       ],
     });
-    expect(transfersAt(moves, 4, 3)).toEqual({
+    expect(transfersAt(moves, 3)).toEqual({
       outgoing: [],
       incoming: [{ layer: 2, from: "predecessor", isRelay: false, isMine: true }],
     });
+  });
+
+  test("is the same at a ring of two, where both neighbours are one peer", () => {
+    const exchange = [
+      { layer: 1, from: 0, to: 1 },
+      { layer: 4, from: 1, to: 0 },
+    ];
+    expect(transfersAt(exchange, 0)).toEqual({
+      outgoing: [{ layer: 1, to: "successor", isRelay: false }],
+      incoming: [{ layer: 4, from: "successor", isRelay: false, isMine: true }],
+    });
+    expect(transfersAt(exchange, 1)).toEqual({
+      outgoing: [{ layer: 4, to: "predecessor", isRelay: false }],
+      incoming: [{ layer: 1, from: "predecessor", isRelay: false, isMine: true }],
+    });
+  });
+
+  test("from the first node to the last is a relay at all between, and nothing over the closure edge", () => {
+    const across = [{ layer: 0, from: 0, to: 3 }];
+    for (const node of [1, 2]) {
+      expect(transfersAt(across, node)).toEqual({
+        outgoing: [{ layer: 0, to: "successor", isRelay: true }],
+        incoming: [{ layer: 0, from: "predecessor", isRelay: true, isMine: false }],
+      });
+    }
+    expect(transfersAt(across, 0).outgoing).toEqual([{ layer: 0, to: "successor", isRelay: false }]);
+    expect(transfersAt(across, 3).incoming).toMatchObject([{ from: "predecessor", isMine: true }]);
+    expect([...transfersAt(across, 0).incoming, ...transfersAt(across, 3).outgoing]).toEqual([]);
   });
 
   test("what comes early is kept until the step is over", () => {
@@ -110,7 +138,7 @@ describe("what one node does", () => {
   });
 
   test("a node that nothing concerns is done when its step is over", () => {
-    const machine = new MigrationMachine(transfersAt([{ layer: 0, from: 0, to: 1 }], 4, 2));
+    const machine = new MigrationMachine(transfersAt([{ layer: 0, from: 0, to: 1 }], 2));
     expect(machine.handle(begin)).toEqual([{ kind: "done" }]);
   });
 

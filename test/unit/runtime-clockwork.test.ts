@@ -15,19 +15,32 @@ class HandClock extends ThreadSampler {
 
 class Bench {
   readonly clock = new HandClock();
-  readonly clockwork = new StageClockwork(new TimeAccount(this.clock.sample()), this.clock);
+  readonly clockwork: StageClockwork;
+
+  constructor(laps = 1) {
+    this.clockwork = new StageClockwork(new TimeAccount(this.clock.sample()), this.clock, laps);
+  }
 
   wait(milliseconds: number): void {
     this.clock.now += milliseconds;
   }
 
-  async compute(kind: "F" | "B" | "W" | "update", milliseconds: number): Promise<number | undefined> {
+  async compute(kind: "F" | "B" | "W", milliseconds: number, lap = 0, isWhole = true): Promise<number | undefined> {
+    const [startMs, endMs] = await this.#timed(milliseconds);
+    return this.clockwork.noteOperation(kind, lap, startMs, endMs, isWhole);
+  }
+
+  async update(milliseconds: number): Promise<number | undefined> {
+    return this.clockwork.noteUpdate(...(await this.#timed(milliseconds)));
+  }
+
+  async #timed(milliseconds: number): Promise<[number, number]> {
     const startMs = this.clock.now;
     const { endMs } = await this.clockwork.timed(() => {
       this.clock.now += milliseconds;
       return Promise.resolve({ startMs, endMs: this.clock.now, runQueueMs: 0 });
     });
-    return this.clockwork.noteOperation(kind, startMs, endMs);
+    return [startMs, endMs];
   }
 
   async step(step: number, waitMs: number, computeMs: number): Promise<void> {
@@ -68,12 +81,52 @@ describe("the times of a stage", () => {
   });
 });
 
-test("costs are medians by kind", async () => {
-  const bench = new Bench();
-  for (const milliseconds of [9, 2, 4]) await bench.compute("F", milliseconds);
-  for (const milliseconds of [1, 8]) await bench.compute("B", milliseconds);
-  await bench.compute("W", 3);
-  expect(bench.clockwork.costs).toEqual({ forward: 4, backward: 4.5, weight: 3, update: 0 });
+describe("costs", () => {
+  const none = { forward: 0, backward: 0, weight: 0 };
+
+  test("are medians by kind and lap", async () => {
+    const bench = new Bench(2);
+    expect(bench.clockwork.costs).toEqual({ laps: [none, none], update: 0 });
+    for (const milliseconds of [9, 2, 4]) await bench.compute("F", milliseconds);
+    for (const milliseconds of [1, 8]) await bench.compute("B", milliseconds);
+    await bench.compute("W", 3);
+    for (const milliseconds of [7, 5]) await bench.compute("F", milliseconds, 1);
+    for (const milliseconds of [20, 10, 30]) await bench.update(milliseconds);
+    expect(bench.clockwork.costs).toEqual({
+      laps: [
+        { forward: 4, backward: 4.5, weight: 3 },
+        { ...none, forward: 6 },
+      ],
+      update: 20,
+    });
+  });
+
+  test("of a W are the sum of its slices, whatever comes between them", async () => {
+    const bench = new Bench(2);
+    await bench.compute("W", 1, 1, false);
+    await bench.compute("F", 50);
+    bench.wait(7);
+    await bench.compute("W", 2, 1, false);
+    expect(bench.clockwork.costs.laps[1]!.weight, "it is not whole yet").toBe(0);
+    await bench.compute("W", 4, 1);
+    expect(bench.clockwork.costs.laps).toEqual([
+      { ...none, forward: 50 },
+      { ...none, weight: 7 },
+    ]);
+    await bench.compute("W", 9, 1);
+    expect(bench.clockwork.costs.laps[1]!.weight, "the next one begins anew").toBe(8);
+  });
+
+  test("of other layers begin anew; an update's do not, nor do the times", async () => {
+    const bench = new Bench();
+    await bench.step(0, 5, 5);
+    await bench.update(3);
+    bench.clockwork.segmentsChanged();
+    expect(bench.clockwork.costs).toEqual({ laps: [none], update: 3 });
+    await bench.compute("F", 2);
+    expect(bench.clockwork.costs.laps).toEqual([{ ...none, forward: 2 }]);
+    expect(bench.clockwork.times).toEqual({ ...noTime, computeMs: 5, waitMs: 5 });
+  });
 });
 
 test("a wait is drawn from the end of the operation before, where it is long enough to see", async () => {
@@ -84,7 +137,10 @@ test("a wait is drawn from the end of the operation before, where it is long eno
   expect(await bench.compute("B", 5)).toBeUndefined();
   const endMs = bench.clock.now;
   bench.wait(2);
-  expect(await bench.compute("W", 5)).toBe(endMs);
+  expect(await bench.compute("W", 5, 0, false)).toBe(endMs);
+  bench.wait(1);
+  expect(await bench.update(5), "after a slice").toBe(endMs + 7);
+  expect(bench.clockwork.lastOperationEndMs).toBe(endMs + 13);
 });
 
 test("an operation that fails passes its error on", async () => {
