@@ -1,159 +1,173 @@
 /** @file One stage machine by hand: what it refuses of its neighbours, and in which words. Whole rings: test/property. */
 import { describe, expect, test } from "vitest";
-import type { StageInit, StageInput, StageOutput } from "../../ring/core/stage-messages.ts";
-import { StageMachine } from "../../ring/core/stage.ts";
-import { microBatchIndex, stepIndex, type MicroBatchKey } from "../../src/types/ids.ts";
+import type { AnnouncedTensor, StageInput } from "../../ring/core/stage-messages.ts";
+import type { StageMachine } from "../../ring/core/stage.ts";
+import { stepIndex } from "../../src/types/ids.ts";
+import {
+  activation,
+  computed,
+  credits,
+  feed,
+  gradient,
+  gradientLeft,
+  labels,
+  opened,
+  shown,
+  started,
+} from "../helpers/one-stage.ts";
 
-const key = (step: number, microBatch: number): MicroBatchKey => ({
-  step: stepIndex(step),
-  microBatch: microBatchIndex(microBatch),
-});
-const activation = (step: number, microBatch: number) => ({ kind: "activation", ...key(step, microBatch) }) as const;
-const gradient = (step: number, microBatch: number, loss = Number.NaN, credits = 1) =>
-  ({ kind: "gradient", ...key(step, microBatch), loss, credits }) as const;
-const computed = { kind: "computed", loss: Number.NaN, correct: 0 } as const;
-
-/** A started machine: by default the middle of three stages, two micro-batches, 1F1B, so two slots. */
-function started(changes: Partial<StageInit> = {}): StageMachine {
-  const machine = new StageMachine({
-    stage: 1,
-    stages: 3,
-    schedule: "1f1b",
-    microBatches: 2,
-    batch: 4,
-    firstStep: 0,
-    steps: 5,
-    checkpointEvery: 0,
-    validateEvery: 0,
-    evaluationMicroBatches: 3,
-    stopAtLoss: null,
-    ...changes,
-  });
-  machine.handle({ kind: "start" });
-  return machine;
-}
-
-function feed(machine: StageMachine, inputs: readonly StageInput[]): StageOutput[] {
-  return inputs.flatMap((input) => machine.handle(input));
-}
-
-const shown = (outputs: readonly StageOutput[]): string[] =>
-  outputs.map((output) => (output.kind === "compute" ? output.operation.kind : output.kind));
 const refused = (reason: string) => ({ kind: "refused", reason }) as const;
+const slot = (index: number) => ({ kind: "slot", slot: index }) as const;
+
+function violates(machine: StageMachine, input: StageInput, from: string, reason: string): void {
+  expect(machine.handle(input)).toEqual([{ kind: "violation", from, reason }]);
+}
+
+/** Both before its bytes are read and after. */
+function refuses(machine: StageMachine, input: StageInput & AnnouncedTensor, reason: string): void {
+  expect(machine.placeFor(input)).toEqual(refused(reason));
+  violates(machine, input, input.kind === "gradient" ? "successor" : "predecessor", reason);
+}
 
 describe("a place for an announced tensor", () => {
-  test("is the slot of its sequence number", () => {
-    const machine = started();
-    expect(machine.placeFor(activation(0, 0))).toEqual({ kind: "slot", slot: 0 });
+  test("is the same until the tensor is there, then the next", () => {
+    const machine = opened();
+    expect(machine.placeFor(activation(0, 0))).toEqual(slot(0));
+    expect(machine.placeFor(activation(0, 0))).toEqual(slot(0));
     machine.handle(activation(0, 0));
-    expect(machine.placeFor(activation(0, 1))).toEqual({ kind: "slot", slot: 1 });
+    expect(machine.placeFor(activation(0, 1))).toEqual(slot(1));
   });
 
   test.each([
-    ["the same again", activation(0, 0)],
-    ["one left out", activation(1, 0)],
-    ["another step", activation(2, 1)],
-    ["a micro-batch that a step does not have", activation(0, 2)],
-  ])("is refused for an activation out of order: %s", (_, announced) => {
-    const machine = started();
+    ["the same again", 0, 0],
+    ["one left out", 1, 0],
+    ["another step", 2, 1],
+    ["a micro-batch that a step does not have", 0, 2],
+  ])("is refused for an activation out of order: %s", (_, step, microBatch) => {
+    const machine = opened();
     machine.handle(activation(0, 0));
-    const reason = `activation ${announced.step}/${announced.microBatch} is out of order`;
-    expect(machine.placeFor(announced)).toEqual(refused(reason));
-    expect(machine.handle(announced)).toEqual([{ kind: "violation", from: "predecessor", reason }]);
+    refuses(machine, activation(step, microBatch), `activation ${step}/${microBatch} of lap 0 is out of order`);
   });
 
   test("is refused for an activation without credit: every slot holds one", () => {
-    const machine = started();
-    feed(machine, [activation(0, 0), activation(0, 1)]);
-    const reason = "activation 1/0 comes without credit";
-    expect(machine.placeFor(activation(1, 0))).toEqual(refused(reason));
-    expect(machine.handle(activation(1, 0))).toEqual([{ kind: "violation", from: "predecessor", reason }]);
+    const machine = opened();
+    feed(machine, activation(0, 0), activation(0, 1));
+    refuses(machine, activation(1, 0), "activation 1/0 of lap 0 comes without credit");
+  });
+
+  test("is refused also behind a finished W, as long as its gradient has not left", () => {
+    const machine = opened();
+    feed(machine, activation(0, 0), activation(0, 1), computed(), computed(), gradient(0, 0));
+    expect(shown(machine.handle(computed()))).toEqual(["sendGradient"]);
+    expect(machine.placeFor(activation(1, 0))).toEqual(refused("activation 1/0 of lap 0 comes without credit"));
+    expect(shown(machine.handle(gradientLeft()))).toEqual(["sendCredits 1"]);
+    expect(machine.placeFor(activation(1, 0))).toEqual(slot(0));
   });
 
   test("is refused for a gradient before its activation was computed, and out of order", () => {
-    const machine = started();
+    const machine = opened();
     machine.handle(activation(0, 0));
-    expect(machine.placeFor(gradient(0, 0))).toEqual(refused("gradient 0/0 comes before its activation"));
-    machine.handle(computed);
-    expect(machine.placeFor(gradient(0, 0))).toEqual({ kind: "slot", slot: 0 });
-    expect(machine.placeFor(gradient(0, 1))).toEqual(refused("gradient 0/1 is out of order"));
-    expect(machine.placeFor(gradient(1, 0))).toEqual(refused("gradient 1/0 is out of order"));
+    refuses(machine, gradient(0, 0), "gradient 0/0 of lap 0 comes before its activation");
+    machine.handle(computed());
+    expect(machine.placeFor(gradient(0, 0))).toEqual(slot(0));
+    refuses(machine, gradient(0, 1), "gradient 0/1 of lap 0 is out of order");
+    refuses(machine, gradient(1, 0), "gradient 1/0 of lap 0 is out of order");
     machine.handle(gradient(0, 0));
-    expect(machine.handle(gradient(0, 0))).toEqual([
-      { kind: "violation", from: "successor", reason: "gradient 0/0 is out of order" },
-    ]);
+    refuses(machine, gradient(0, 0), "gradient 0/0 of lap 0 is out of order");
   });
 
-  test("is refused for tensors over the closure edge, which carries none", () => {
-    const first = started({ stage: 0 });
-    const last = started({ stage: 2 });
-    const sequence = activation(0, 1);
-    expect(first.placeFor(sequence)).toEqual(refused("no activation comes here"));
-    expect(first.handle(sequence)).toEqual([
-      { kind: "violation", from: "predecessor", reason: "no activation comes here" },
-    ]);
-    expect(first.placeFor({ kind: "evaluation", index: 0 })).toEqual(refused("no evaluation comes here"));
-    feed(last, [activation(0, 0), { kind: "labels", step: stepIndex(0) }, computed]);
-    expect(last.placeFor(gradient(0, 0))).toEqual(refused("no gradient comes here"));
-    expect(last.handle(gradient(0, 0))).toEqual([
-      { kind: "violation", from: "successor", reason: "no gradient comes here" },
-    ]);
-  });
-
-  test("is refused for an evaluation out of order, beyond the last, without credit, or during a step", () => {
-    const evaluation = (index: number) => ({ kind: "evaluation", index }) as const;
-    const machine = started();
-    expect(machine.placeFor(evaluation(0))).toEqual({ kind: "slot", slot: 0 });
-    expect(machine.placeFor(evaluation(1))).toEqual(refused("evaluation 1 is out of order"));
-    machine.handle(evaluation(0));
-    machine.handle(evaluation(1));
-    expect(machine.placeFor(evaluation(2))).toEqual(refused("evaluation 2 comes without credit"));
-    expect(machine.placeFor(evaluation(3))).toEqual(refused("evaluation 3 is out of order"));
-    expect(started({ evaluationMicroBatches: 0 }).placeFor(evaluation(0))).toEqual(
-      refused("evaluation 0 is out of order"),
+  test("is refused over the closure edge where the model begins and ends", () => {
+    refuses(opened({ node: 0 }), activation(0, 0), "no activation 0/0 of lap 0 comes here");
+    expect(opened({ node: 0 }).placeFor({ kind: "evaluation", lap: 0, index: 0 })).toEqual(
+      refused("no evaluation comes here"),
     );
-    const training = started();
-    training.handle(activation(0, 0));
-    expect(training.placeFor(evaluation(0))).toEqual(refused("evaluation 0 comes without credit"));
+    const last = opened({ node: 2 });
+    feed(last, activation(0, 0), labels(0), computed());
+    refuses(last, gradient(0, 0), "no gradient 0/0 of lap 0 comes here");
+  });
+
+  test("is refused for a lap that there is not", () => {
+    for (const lap of [1, 7]) {
+      refuses(opened(), activation(0, 0, { lap }), `no activation 0/0 of lap ${lap} comes here`);
+      refuses(opened(), gradient(0, 0, { lap }), `no gradient 0/0 of lap ${lap} comes here`);
+    }
+  });
+
+  test("with laps, is there over the closure edge in all but the first and the last", () => {
+    const shape = { kind: "interleaved", nodes: 2, laps: 2, microBatches: 2 } as const;
+    const first = opened({ shape, node: 0 });
+    expect(first.placeFor(activation(0, 0, { lap: 1 }))).toEqual(slot(0));
+    refuses(first, activation(0, 0, { lap: 0 }), "no activation 0/0 of lap 0 comes here");
+    const last = opened({ shape, node: 1 });
+    feed(last, activation(0, 0), computed());
+    expect(last.placeFor(gradient(0, 0, { lap: 0 }))).toEqual(slot(0));
+    refuses(last, gradient(0, 0, { lap: 1 }), "no gradient 0/0 of lap 1 comes here");
+  });
+
+  test("is refused for an evaluation out of order, beyond the last, of another lap, or without credit", () => {
+    const evaluation = (index: number, lap = 0) => ({ kind: "evaluation", lap, index }) as const;
+    const machine = opened();
+    // Behind the two slots of training: a predecessor may already evaluate during a step.
+    expect(machine.placeFor(evaluation(0))).toEqual(slot(2));
+    refuses(machine, evaluation(1), "evaluation 1 is out of order");
+    refuses(machine, evaluation(0, 1), "evaluation 0 is out of order");
+    machine.handle(evaluation(0));
+    expect(machine.placeFor(evaluation(1))).toEqual(slot(3));
+    machine.handle(evaluation(1));
+    refuses(machine, evaluation(2), "evaluation 2 comes without credit");
+    refuses(machine, evaluation(3), "evaluation 3 is out of order");
+    refuses(opened({ evaluationMicroBatches: 0 }), evaluation(0), "evaluation 0 is out of order");
   });
 });
 
 describe("a violation", () => {
-  const violates = (machine: StageMachine, input: StageInput, from: string, reason: string): void => {
-    expect(machine.handle(input)).toEqual([{ kind: "violation", from, reason }]);
-  };
-
-  test("is a label of another step, twice, too early, or at a stage that needs none", () => {
-    const labels = (step: number) => ({ kind: "labels", step: stepIndex(step) }) as const;
-    const last = started({ stage: 2 });
+  test("is a label of another step, twice, too early, or at a node that needs none", () => {
+    const last = opened({ node: 2 });
     violates(last, labels(1), "successor", "labels of step 1 are out of order");
+    expect(last.acceptsLabels(0)).toBe(true);
     expect(last.handle(labels(0))).toEqual([]);
     violates(last, labels(0), "successor", "labels of step 0 are out of order");
     // Step 0 still reads the one buffer that there is.
     violates(last, labels(1), "successor", "labels of step 1 are out of order");
-    violates(started({ stage: 1 }), labels(0), "successor", "labels of step 0 are out of order");
+    feed(last, activation(0, 0), computed({ loss: 1 }), computed());
+    violates(last, labels(1), "successor", "labels of step 1 are out of order");
+    feed(last, activation(0, 1), computed({ loss: 1 }));
+    expect(last.acceptsLabels(1)).toBe(true);
+    expect(last.acceptsLabels(2)).toBe(false);
+    violates(opened(), labels(0), "successor", "labels of step 0 are out of order");
   });
 
   test("is a credit for a place that the successor does not have", () => {
-    const machine = started();
-    feed(machine, [activation(0, 0), computed]);
-    violates(machine, gradient(0, 0, Number.NaN, 2), "successor", "more credits than places");
+    const machine = opened();
+    violates(machine, credits(1, null), "successor", "more credits than places");
+    feed(machine, activation(0, 0), computed());
+    violates(machine, gradient(0, 0, { credits: 2 }), "successor", "more credits than places");
   });
 
-  test("is a loss where none is due, and none where one is", () => {
-    const machine = started();
-    feed(machine, [activation(0, 0), activation(0, 1), computed, computed]);
-    const reason = "a step's loss comes with its last gradient";
-    violates(machine, gradient(0, 0, 0.5), "successor", reason);
-    feed(machine, [gradient(0, 0), computed]);
-    violates(machine, gradient(0, 1), "successor", reason);
+  test("is a credit before any place was told of, or of a lap that has no successor", () => {
+    violates(started(), credits(1, null), "successor", "credits before any place was told of");
+    violates(started(), credits(1, 0, 1), "successor", "lap 1 sends nothing to a successor");
+    violates(opened({ node: 2 }), credits(1, 0), "successor", "lap 0 sends nothing to a successor");
   });
 
-  test("is an end to the first stage, before its step is over, twice, or of a step that is past", () => {
+  test("is a last gradient without the step's loss", () => {
+    const machine = opened();
+    feed(machine, activation(0, 0), activation(0, 1), computed(), computed());
+    // A micro-batch's time with the others is no duty.
+    expect(shown(machine.handle(gradient(0, 0, { value: Number.NaN })))).toEqual(["BW0/0"]);
+    machine.handle(computed());
+    expect(machine.handle(gradient(0, 1, { value: Number.NaN }))).toContainEqual({
+      kind: "violation",
+      from: "successor",
+      reason: "a step's loss comes with its last gradient",
+    });
+  });
+
+  test("is an end to the first node, before its step is over, twice, or of a step that is past", () => {
     const end = (step: number) => ({ kind: "end", lastStep: stepIndex(step) }) as const;
     const reason = "an end of the run out of order";
-    violates(started({ stage: 0 }), end(0), "predecessor", reason);
-    const machine = started();
+    violates(opened({ node: 0 }), end(0), "predecessor", reason);
+    const machine = opened();
     violates(machine, end(0), "predecessor", reason);
     machine.handle(activation(0, 0));
     violates(machine, end(0), "predecessor", reason);
@@ -163,60 +177,19 @@ describe("a violation", () => {
     violates(machine, end(0), "predecessor", reason);
   });
 
+  test("with laps, is an end before every lap has all of the step", () => {
+    const shape = { kind: "interleaved", nodes: 2, laps: 2, microBatches: 2 } as const;
+    const last = opened({ shape, node: 1 });
+    feed(last, labels(0), activation(0, 0), activation(0, 1));
+    violates(last, { kind: "end", lastStep: stepIndex(0) }, "predecessor", "an end of the run out of order");
+  });
+
   test("is a credit outside an evaluation, or labels of the test set that nobody awaits", () => {
-    violates(started(), { kind: "evaluationCredit" }, "successor", "a credit that nobody used");
-    violates(started(), { kind: "evaluationLabels" }, "successor", "labels that nobody awaits");
-    const last = started({ stage: 2 });
+    violates(opened(), { kind: "evaluationCredit", lap: 0 }, "successor", "a credit that nobody used");
+    violates(opened(), { kind: "evaluationCredit", lap: 1 }, "successor", "a credit that nobody used");
+    violates(opened(), { kind: "evaluationLabels" }, "successor", "labels that nobody awaits");
+    const last = opened({ node: 2 });
     expect(last.handle({ kind: "evaluationLabels" })).toEqual([]);
     violates(last, { kind: "evaluationLabels" }, "successor", "labels that nobody awaits");
-  });
-});
-
-describe("a stage", () => {
-  test("does one operation at a time, in the order of its schedule", () => {
-    const machine = started();
-    expect(shown(feed(machine, [activation(0, 0), activation(0, 1)]))).toEqual(["forward"]);
-    expect(shown(machine.handle(computed))).toEqual(["sendActivation", "forward"]);
-    // The gradient of 0/0 is there, but 1F1B's second forward runs: it waits its turn.
-    expect(shown(machine.handle(gradient(0, 0)))).toEqual([]);
-    expect(shown(machine.handle(computed))).toEqual(["sendActivation", "backward"]);
-    expect(shown(machine.handle(computed))).toEqual(["sendGradient"]);
-    expect(shown(machine.handle(gradient(0, 1, 0.25)))).toEqual(["committed", "backward"]);
-    expect(shown(machine.handle(computed))).toEqual(["sendGradient", "update"]);
-  });
-
-  test("keeps to its schedule also where the next forward could start before the gradient comes", () => {
-    const machine = started({ microBatches: 3 });
-    feed(machine, [activation(0, 0), activation(0, 1), activation(0, 2), computed]);
-    // Two are held, as many as the stage may: the third waits for the first one's backward.
-    expect(shown(machine.handle(computed))).toEqual(["sendActivation"]);
-    expect(shown(machine.handle(gradient(0, 0)))).toEqual(["backward"]);
-  });
-
-  test("waits for a credit before it computes what it could not send", () => {
-    const machine = started({ stage: 0, schedule: "1f1b", microBatches: 8, stages: 2, evaluationMicroBatches: 0 });
-    // The successor has two places: two forwards, then backward is next in the list in any case.
-    expect(shown(machine.handle(computed))).toEqual(["sendActivation", "forward"]);
-    expect(shown(machine.handle(computed))).toEqual(["sendActivation"]);
-    expect(machine.describe()).toEqual({ step: 0, phase: "training", credits: 0 });
-    // A gradient that brings no credit lets the backward run, but not the next forward.
-    expect(shown(machine.handle(gradient(0, 0, Number.NaN, 0)))).toEqual(["backward"]);
-    expect(shown(machine.handle(computed))).toEqual([]);
-    expect(shown(machine.handle(gradient(0, 1, Number.NaN, 2)))).toEqual(["forward"]);
-  });
-
-  test("computes no loss but at the end: the mean over the batch, in float64", () => {
-    const last = started({ stage: 2, batch: 3, microBatches: 2 });
-    feed(last, [{ kind: "labels", step: stepIndex(0) }, activation(0, 0), activation(0, 1)]);
-    feed(last, [{ kind: "computed", loss: 0.1, correct: 0 }, computed]);
-    const outputs = last.handle({ kind: "computed", loss: 0.2, correct: 0 });
-    expect(outputs[0]).toEqual({ kind: "committed", step: 0, loss: (0.1 + 0.2) / 3 });
-  });
-
-  test("that is resumed begins with the checkpoint's step", () => {
-    const machine = started({ stage: 0, firstStep: 3 });
-    expect(machine.describe().step).toBe(3);
-    expect(started({ firstStep: 3 }).placeFor(activation(0, 0))).toEqual(refused("activation 0/0 is out of order"));
-    expect(started({ firstStep: 3 }).placeFor(activation(3, 0))).toEqual({ kind: "slot", slot: 0 });
   });
 });
