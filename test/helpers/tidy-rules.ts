@@ -15,7 +15,7 @@ const LEVELS: readonly (readonly string[])[] = [
   ["src/wire", "src/data", "src/optim", "src/nn"],
   ["src/runtime", "src/net", "src/sim", "src/metrics", "src/config"],
   ["ring", "baseline-ps", "baseline-allreduce"],
-  ["experiments", "src/dashboard", "src/plot"],
+  ["experiments", "src/dashboard", "src/plot", "src/plan"],
   ["src/cli"],
 ];
 const SYSTEMS_LEVEL = 4;
