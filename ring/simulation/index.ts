@@ -9,6 +9,7 @@
  * ```
  */
 export { printSchedule } from "../core/schedule-text.ts";
+export { calibrateFrom, type CalibratedRuns } from "./measured-run.ts";
 export { IDEAL_FIT, planSimulation, type CostFit, type SimulationPlan } from "./plan.ts";
 export { entriesPerStep, tasksPerStep, type Recording } from "./recording.ts";
 export { summarize } from "./result.ts";

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import {
+  calibrateFrom,
   entriesPerStep,
   IDEAL_FIT,
   OWN_SETTING_NAMES,
@@ -11,6 +12,7 @@ import {
   simulate,
   summarize,
   tasksPerStep,
+  type CalibratedRuns,
   type Recording,
   type SimulationPlan,
   type SimulationSettings,
@@ -39,10 +41,14 @@ export async function simulateCommand(options: Options): Promise<number> {
   if (print === true && json === true) {
     throw new UsageError("--print with --json: both go to standard output", "leave one of them out");
   }
-  const settings = parseSimulation(valuesOf(options), readTasks);
+  const values = valuesOf(options);
+  const { from } = values;
+  const calibrated = Array.isArray(from) && from.length > 0 ? calibrateFrom(from.map(String)) : null;
+  const settings = parseSimulation({ ...calibrated?.values, ...values }, readTasks);
   if (out !== null) RunFolder.check(out, force);
   const progress = new Progress(options["quiet"] === true);
-  const plan = planSimulation(settings, IDEAL_FIT);
+  if (calibrated !== null) progress.say(describeCalibration(calibrated));
+  const plan = planSimulation(settings, calibrated?.calibration.fit ?? IDEAL_FIT);
   const timelineSteps = out === null ? 0 : keptSteps(settings, plan, progress);
   const startedMs = nowMs();
   const onProgress = progressOf(progress, tasksPerStep(plan) * settings.run.steps, startedMs);
@@ -56,7 +62,7 @@ export async function simulateCommand(options: Options): Promise<number> {
   progress.say(
     `${outcome.tasks} tasks in ${formatSeconds(seconds)}: ${rate}, ${formatBytes(peakRssBytes())} of memory`,
   );
-  const summary = summarize(settings, plan, outcome);
+  const summary = { ...summarize(settings, plan, outcome), calibration: calibrationFields(calibrated) };
   if (out !== null) write(RunFolder.create(out, force), settings, summary, recording);
   if (tasks !== null) process.stdout.write(`${printSchedule(tasks)}\n`);
   else process.stdout.write(`${json === true ? JSON.stringify(summary) : describe(summary, out)}\n`);
@@ -119,6 +125,37 @@ function write(folder: RunFolder, settings: SimulationSettings, summary: Summary
     folder.writeJson(RUN_FILES.trace, chromeTrace(timelines, nodes));
   }
   folder.writeJson(RUN_FILES.summary, summary);
+}
+
+/** For the summary; null without `--from`. */
+function calibrationFields(calibrated: CalibratedRuns | null): Summary | null {
+  if (calibrated === null) return null;
+  const { calibration, residuals } = calibrated;
+  const { fit, errors, gaps, messages } = calibration;
+  const sorted = errors.toSorted((a, b) => a - b);
+  const errorPercent = { median: 100 * (sorted[sorted.length >> 1] ?? 0), most: 100 * (sorted.at(-1) ?? 0) };
+  return { fit, medians: errors.length, errorPercent, gaps, messages, residuals };
+}
+
+function describeCalibration(calibrated: CalibratedRuns): string {
+  const { fit, errors, messages } = calibrated.calibration;
+  const { passes, update } = fit;
+  const [ms, percent] = [
+    (value: unknown) => `${Number(value).toFixed(3)} ms`,
+    (value: number) => `${(100 * value).toFixed(1)} %`,
+  ];
+  const pass = ({ slope, intercept }: typeof update): string =>
+    fit.isPaced ? `as paced + ${ms(intercept)}` : `${ms(slope * 1e6)} a MFLOP + ${ms(intercept)}`;
+  const worst = errors.reduce((most, error) => Math.max(most, error), 0);
+  return [
+    `fitted: F ${pass(passes.forward)}, B ${pass(passes.backwardInput)}, W ${pass(passes.backwardWeight)}; update ${ms(update.slope * 1e6)} a million parameters + ${ms(update.intercept)}`,
+    `  between operations ${ms(fit.operationOverheadMs)}; messages ${ms(fit.latencyMs)} + ${ms(fit.msPerByte * 1e6)} a MB, CPU ${ms(fit.messageCpuMs)} at each end (${messages} messages)`,
+    `  spread ${percent(fit.variation)} of an operation; ${errors.length} medians fitted within ${percent(worst)}`,
+    ...calibrated.residuals.map(
+      ({ folder, nodes, schedule, idlePercentSteady: idle, stepMs }) =>
+        `  ${folder} (${nodes} nodes, ${schedule}): step ${ms(stepMs.measured)}, simulated ${ms(stepMs.simulated)}; idle ${percent((idle.measured ?? Number.NaN) / 100)}, simulated ${percent(Number(idle.simulated) / 100)}`,
+    ),
+  ].join("\n");
 }
 
 function describe(summary: Summary, out: string | null): string {
