@@ -17,8 +17,8 @@ import { leastSlots, mostSlots } from "../core/slots.ts";
 import type { SegmentsInit } from "../core/stage-messages.ts";
 
 const MIB = 1024 * 1024;
-/** Resident before any tensor: Node, libp2p, the program. Measured, rounded up. */
-export const BASE_BYTES = 120 * MIB;
+/** Resident without any tensor: Node, libp2p, the program, and what awaits collection. Measured over 400 steps, rounded up. */
+export const BASE_BYTES = 180 * MIB;
 /** Of address space for slots, where no limit is stated: only those that are used become resident. */
 const SLOTS_BYTES_MAX = 1024 * MIB;
 
@@ -30,21 +30,35 @@ export function shapeOf({ schedule, laps, microBatches }: Settings, nodes: numbe
   return { kind: schedule, nodes, laps: nodes === 1 ? 1 : laps, microBatches };
 }
 
-/** The cut that the ring starts with: by the founder's layer costs, for equal nodes. One range a stage. */
+/**
+ * The cut that the ring starts with, one range a stage: by the founder's layer costs, for equal nodes; where that does not fit a memory
+ * limit, the one that takes the least memory. Throws UsageError where nothing fits: it says which limit would do.
+ */
 export function firstCut(
   settings: Settings,
   view: { readonly members: readonly unknown[]; readonly layerCosts: readonly number[] },
 ): readonly LayerRange[] {
   const nodes = view.members.length;
+  const { laps } = shapeOf(settings, nodes);
+  const cutBy = (layerCosts: readonly number[]): readonly LayerRange[] =>
+    bestPartition({ layerCosts, slowness: Array<number>(nodes).fill(1), laps }).ranges;
+  const byTime = cutBy(view.layerCosts);
   const capBytes = layersCapBytes(settings);
-  return bestPartition({
-    layerCosts: view.layerCosts,
-    slowness: Array<number>(nodes).fill(1),
-    laps: shapeOf(settings, nodes).laps,
-    ...(capBytes === null
-      ? {}
-      : { memory: { layerBytes: layerBytes(settings), capBytes: Array<number>(nodes).fill(capBytes) } }),
-  }).ranges;
+  if (capBytes === null || leastBytes(settings, byTime, nodes) <= capBytes) return byTime;
+  const byMemory = cutBy(layerBytes(settings));
+  const needed = leastBytes(settings, byMemory, nodes);
+  if (needed > capBytes) throw memoryError(settings, "a node", needed);
+  return byMemory;
+}
+
+/** What the node that needs most cannot do without. */
+function leastBytes(settings: Settings, cut: readonly LayerRange[], nodes: number): number {
+  const needs = Array.from({ length: nodes }, (_, node) => {
+    // Every engine lays out its memory alike, and every node must come to the same cut.
+    const { fixedBytes, slotBytes, least } = sizesOf(settings, "wasm", cut, nodes, node);
+    return fixedBytes + least * slotBytes;
+  });
+  return Math.max(...needs);
 }
 
 /** Of each layer: parameters, gradient, optimizer state. */
@@ -76,8 +90,6 @@ export interface NodePlan {
   readonly segments: readonly SegmentInit[];
   /** Of each lap, for training; those of evaluation lie behind them. */
   readonly slots: number;
-  /** With every slot in use. */
-  readonly sizeBytes: number;
   /** With as many in use as the schedule usually holds. */
   readonly usualBytes: number;
 }
@@ -90,24 +102,27 @@ export function planNode(
   nodes: number,
   node: number,
 ): NodePlan {
-  const shape = shapeOf(settings, nodes);
-  const ranges = rangesOf(cut, nodes, node);
-  const [least, most] = [leastSlots(shape, node), mostSlots(shape)];
-  const sizeWith = (slots: number): number =>
-    ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots)).sizeBytes, 0);
-  const fixedBytes = sizeWith(0);
-  const slotBytes = sizeWith(1) - fixedBytes;
+  const { ranges, fixedBytes, slotBytes, least } = sizesOf(settings, engine, cut, nodes, node);
   const capBytes = layersCapBytes(settings);
   const room = Math.floor(((capBytes ?? fixedBytes + SLOTS_BYTES_MAX) - fixedBytes) / slotBytes);
-  if (capBytes !== null && room < least) throw memoryError(settings, node, fixedBytes + least * slotBytes);
-  const slots = Math.max(least, Math.min(most, room));
+  if (capBytes !== null && room < least) throw memoryError(settings, `node ${node}`, fixedBytes + least * slotBytes);
+  const slots = Math.max(least, Math.min(mostSlots(shapeOf(settings, nodes)), room));
   const usual = Math.min(slots, Math.max(least, 2 * nodes));
   return {
     segments: ranges.map((layers) => segmentOf(settings, layers, slots)),
     slots,
-    sizeBytes: fixedBytes + slots * slotBytes,
     usualBytes: fixedBytes + usual * slotBytes,
   };
+}
+
+/** Of the node's segments together: without slots, and of one slot in each lap. */
+function sizesOf(settings: Settings, engine: EngineKind, cut: readonly LayerRange[], nodes: number, node: number) {
+  const ranges = rangesOf(cut, nodes, node);
+  const sizeWith = (slots: number): number =>
+    ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots)).sizeBytes, 0);
+  const fixedBytes = sizeWith(0);
+  const least = leastSlots(shapeOf(settings, nodes), node);
+  return { ranges, fixedBytes, slotBytes: sizeWith(1) - fixedBytes, least };
 }
 
 function segmentOf(settings: Settings, layers: LayerRange, slots: number): SegmentInit {
@@ -115,10 +130,10 @@ function segmentOf(settings: Settings, layers: LayerRange, slots: number): Segme
   return { model, layers, rows: batch / microBatches, slots: slots + EVALUATION_PLACES, optimizer, rate, seed, batch };
 }
 
-function memoryError({ memoryLimit, schedule }: Settings, node: number, bytes: number): UsageError {
+function memoryError({ memoryLimit, schedule }: Settings, node: string, bytes: number): UsageError {
   const needed = Math.ceil((BASE_BYTES + bytes) / MIB);
   return new UsageError(
-    `--memory-limit ${memoryLimit}: node ${node} needs at least ${needed} MiB for the smallest window of ${schedule}`,
+    `--memory-limit ${memoryLimit}: ${node} needs at least ${needed} MiB for the smallest window of ${schedule}`,
     `use --memory-limit ${needed}MiB or more, more nodes, or more micro-batches`,
   );
 }

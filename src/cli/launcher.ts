@@ -11,6 +11,8 @@ import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
 import type { NodeEvent, NodeProcessInit } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
 
+/** What a node drops is dropped within a message's time: a small young generation saves 25 MiB and costs nothing measurable. */
+const YOUNG_GENERATION = "--max-semi-space-size=4";
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;
 
@@ -86,6 +88,7 @@ class Launcher {
 
   #start(init: NodeProcessInit): void {
     const child = fork(new URL("./main.ts", import.meta.url), ["node"], {
+      execArgv: [...process.execArgv, YOUNG_GENERATION],
       detached: true,
       stdio: ["ignore", "ignore", "ignore", "ipc"],
     });

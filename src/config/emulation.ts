@@ -100,6 +100,6 @@ export function parseMemoryLimit(text: string): number {
   const isTooSmall = limitBytes < MEMORY_LIMIT_BYTES_MIN && value > 0;
   throw new UsageError(
     `--memory-limit ${JSON.stringify(text)}: ${isTooSmall ? "at least 64MiB is needed" : "an amount in MiB, GiB, MB or GB is needed"}`,
-    "write for example --memory-limit 256MiB: a node alone takes about 110MiB",
+    "write for example --memory-limit 256MiB: a node alone takes about 170MiB",
   );
 }
