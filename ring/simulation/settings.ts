@@ -101,14 +101,16 @@ function givenSchedule(lines: string, stated: Readonly<Record<string, unknown>>)
 }
 
 function parseRun(stated: Readonly<Record<string, unknown>>, nodes: number, isUnits: boolean): Settings {
-  const { batch, microBatches, steps = STEPS_DEFAULT } = stated;
+  const { batch, microBatches, steps = STEPS_DEFAULT, system = "ring" } = stated;
+  if (system !== "ring") {
+    throw new UsageError(`--system ${JSON.stringify(system)}: only rings are simulated`, "leave it out");
+  }
   const run = parseSettings({
     ...Object.fromEntries(Object.entries(stated).filter(([name]) => !isOwn(name))),
     ...{ nodes: Math.min(nodes, RUN_NODES_MAX), steps },
     // Without samples there is nothing to divide.
     ...(isUnits && batch === undefined && microBatches !== undefined ? { batch: microBatches } : {}),
   });
-  if (run.system !== "ring") throw new UsageError(`--system ${run.system}: only rings are simulated`, "leave it out");
   return { ...run, nodes };
 }
 
