@@ -15,6 +15,7 @@ import { RandomStream } from "../../src/types/random.ts";
 import { InvariantBroken, StageChecker } from "./stage-checker.ts";
 
 const EVENTS_MAX = 2_000_000;
+const SLOW_ONE_IN = 16;
 
 interface Event {
   readonly to: number;
@@ -61,6 +62,8 @@ export interface RingScenario extends Omit<StageInit, "node" | "segments"> {
   /** Event numbers at which the ring agrees on a plan to move layers before node 0's next step. */
   readonly plansAtEvents?: readonly number[];
   readonly timing?: RingTiming;
+  /** Without timing: the queues that mostly wait while others go on, by name: `0>1`, `1<0`, `compute 0`, `left 0/1`, … */
+  readonly slow?: RegExp;
 }
 
 /** Sum of the samples' losses that the model's end says of a micro-batch: exact in any order of additions. */
@@ -156,8 +159,11 @@ class RingSimulation {
   }
 
   #randomQueue(): string {
+    const { slow } = this.#scenario;
     const names = [...this.#queues.keys()];
-    return names[this.#random.nextBelow(names.length)]!;
+    const quick = slow === undefined ? names : names.filter((name) => !slow.test(name));
+    const among = quick.length === 0 || this.#random.nextBelow(SLOW_ONE_IN) === 0 ? names : quick;
+    return among[this.#random.nextBelow(among.length)]!;
   }
 
   /** Those of one instant in the order of `#rank`. */
