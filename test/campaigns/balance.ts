@@ -48,7 +48,10 @@ function cells(): readonly Cell[] {
     flags: [
       ...["--system", "ring", "-n", String(NODES), ...uniformModel(LAYERS, WIDTH), "--optimizer", "adam"],
       ...["--batch", String(ROWS * MICRO_BATCHES), "--micro-batches", String(MICRO_BATCHES), "--steps", String(STEPS)],
-      ...["--pace", `${speeds.map((speed) => (speed * paceFor(1, WIDTH, ROWS, LAYER_MS / 3)).toFixed(9)).join(",")}GFLOP/s`],
+      ...[
+        "--pace",
+        `${speeds.map((speed) => (speed * paceFor(1, WIDTH, ROWS, LAYER_MS / 3)).toFixed(9)).join(",")}GFLOP/s`,
+      ],
     ],
   }));
 }
@@ -89,7 +92,9 @@ function measure({ id }: Cell, summary: RunSummary, folder: string): Result {
 function bestCut(costs: readonly number[], speeds: readonly number[]) {
   let [best, bestUs] = [[] as [number, number][], Infinity];
   for (const cut of everyCut(LAYERS, NODES)) {
-    const times = cut.map(([start, end], node) => costs.slice(start, end).reduce((sum, us) => sum + us, 0) / speeds[node]!);
+    const times = cut.map(
+      ([start, end], node) => costs.slice(start, end).reduce((sum, us) => sum + us, 0) / speeds[node]!,
+    );
     const largest = Math.max(...times);
     if (largest < bestUs) [best, bestUs] = [cut, largest];
   }
@@ -106,7 +111,15 @@ function report(results: readonly (Result & { readonly id: string })[]): string 
     result.bestMs.toFixed(1),
     result.onTheClock.toFixed(3),
   ]);
-  const head = ["speeds", "layers, at the end", "best", "moves", "before step", "largest stage, best (ms)", "step / best"];
+  const head = [
+    "speeds",
+    "layers, at the end",
+    "best",
+    "moves",
+    "before step",
+    "largest stage, best (ms)",
+    "step / best",
+  ];
   const weights = new Set(results.map((result) => result.weights));
   return [
     "# Balance on uneven nodes, paced\n\n",

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
-const ROOT = join(import.meta.dirname, "..", "..");
+export const ROOT = join(import.meta.dirname, "..", "..");
 const CELL_LIMIT_MS = 15 * 60_000;
 
 /** One run: flags of `ringtmp train`, and what its folder gives. */
@@ -36,7 +36,11 @@ export interface RunSummary {
   readonly idlePercentTheory: number;
   readonly idlePercentFormula: number | null;
   readonly runQueuePercent: number;
-  readonly emulated: { readonly missedPaces: number; readonly pacedOperations: number; readonly worstPaceRatio: number };
+  readonly emulated: {
+    readonly missedPaces: number;
+    readonly pacedOperations: number;
+    readonly worstPaceRatio: number;
+  };
   readonly perNode: readonly {
     readonly node: number;
     readonly layers: readonly (readonly [number, number])[];
@@ -88,7 +92,9 @@ export function table(head: readonly string[], rows: readonly (readonly (string 
 
 /** A model whose dense layers all have one width, and data with as many features and classes. */
 export function uniformModel(layers: number, width: number): readonly string[] {
-  const model = `mlp:${Array<number>(layers + 1).fill(width).join("-")}`;
+  const model = `mlp:${Array<number>(layers + 1)
+    .fill(width)
+    .join("-")}`;
   return ["--model", model, "--data", `synthetic:classes=${width},features=${width}`];
 }
 

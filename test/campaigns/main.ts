@@ -2,10 +2,12 @@
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { schedules } from "./schedules.ts";
+import { simulator } from "./simulator.ts";
 
 const RUNS = {
   balance: () => runCampaign(balance),
   schedules: () => runCampaign(schedules),
+  simulator: () => runCampaign(simulator),
 } as const;
 
 const name = process.argv[2] ?? "";

@@ -101,7 +101,17 @@ function report(results: readonly (Result & { readonly id: string })[]): string 
     result.missedPaces,
     result.stepMs.toFixed(0),
   ]);
-  const head = ["run", "idle %", "dry run %", "formula %", "idle - dry run", "run queue %", "message CPU ms", "missed paces", "step ms"];
+  const head = [
+    "run",
+    "idle %",
+    "dry run %",
+    "formula %",
+    "idle - dry run",
+    "run queue %",
+    "message CPU ms",
+    "missed paces",
+    "step ms",
+  ];
   return [
     "# Schedules on real processes, paced\n\n",
     `Uniform model, ${LAYERS_PER_NODE} dense layers of width ${WIDTH} a node, F of a micro-batch ${FORWARD_MS} ms a node, all nodes on one machine. `,
