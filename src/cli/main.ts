@@ -252,6 +252,10 @@ function refuseLaterCommands(argv: readonly string[]): void {
 }
 
 async function main(): Promise<void> {
+  // Whoever reads the output may have seen enough (`| head`).
+  process.stdout.on("error", (error: NodeJS.ErrnoException) =>
+    process.exit(error.code === "EPIPE" ? ExitCode.done : ExitCode.unexpected),
+  );
   const argv = process.argv.slice(2);
   const debug = argv.includes("--debug");
   const arguments_ = argv.filter((argument) => argument !== "--debug");
