@@ -5,8 +5,8 @@ import { parsePace } from "../config/emulation.ts";
 import type { EngineKind } from "../engine/contract.ts";
 
 /** CPU of handing an operation to the compute thread and back, and of a small message at both ends together. Measured. */
-const OPERATION_US = 150;
-const MESSAGE_US = 250;
+export const OPERATION_US = 150;
+export const MESSAGE_US = 250;
 
 export interface RunEstimate {
   readonly stepMs: number;

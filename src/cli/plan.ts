@@ -8,12 +8,13 @@ import { makePlan, type Plan } from "../plan/plan.ts";
 import type { Scenario } from "../plan/scenario.ts";
 import { planText } from "../plan/text.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
+import { MESSAGE_US, OPERATION_US } from "./estimate.ts";
 import { givenValues } from "./training-flags.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
-export const SPEED_DEFAULT = "20GFLOP/s";
-export const LINK_DEFAULT = "1gbit,0.2ms";
+const SPEED_DEFAULT = "20GFLOP/s";
+const LINK_DEFAULT = "1gbit,0.2ms";
 const SERVERS_MAX = 1024;
 
 export async function plan(options: Options): Promise<number> {
@@ -32,6 +33,7 @@ export async function plan(options: Options): Promise<number> {
     servers: serversOf(textOf(options["servers"])),
     flopsPerMs: 1e6 * speedOf(given.speed ?? SPEED_DEFAULT),
     link: { rateBytesPerMs: link.rateBytesPerMs ?? Infinity, latencyMs: link.latencyMs },
+    ...{ operationMs: OPERATION_US / 1000, messageMs: MESSAGE_US / 1000 },
     memoryBytes: given.memory === null ? null : memoryOf(given.memory),
   };
   const result = makePlan(scenario, schedule);

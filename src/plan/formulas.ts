@@ -117,6 +117,15 @@ export function shardedMemory(layers: readonly number[], workers: number, states
   };
 }
 
+/** Messages that the busiest node of a ring sends and receives in a step: an activation and a gradient at each side of a stage. */
+export function ringMessages({ nodes, laps, microBatches }: ScheduleShape): number {
+  if (nodes === 1) return 0;
+  const sides = Math.max(
+    ...Array.from({ length: nodes }, (_, node) => 2 * laps - Number(node === 0) - Number(node === nodes - 1)),
+  );
+  return 2 * sides * microBatches + 1;
+}
+
 /** One node's time for one micro-batch in all its laps. */
 export interface NodeWork {
   readonly forward: number;

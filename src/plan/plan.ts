@@ -9,7 +9,16 @@ import { UsageError } from "../types/errors.ts";
 import { crossingFactor } from "./crossover.ts";
 import { equalTrafficBatch } from "./formulas.ts";
 import { fitsIn, type NodeMemory } from "./memory.ts";
-import { nodeWork, ringFormula, ringLayout, ringMemory, ringShape, ringStepMs, simulatedTasks } from "./ring.ts";
+import {
+  nodeWork,
+  ringFormula,
+  ringLayout,
+  ringMemory,
+  ringOverheadMs,
+  ringShape,
+  ringStepMs,
+  simulatedTasks,
+} from "./ring.ts";
 import { computeMs, layerWork, sum, type Scenario } from "./scenario.ts";
 import { systemsOf, type System, type SystemId } from "./systems.ts";
 
@@ -71,6 +80,8 @@ export interface Plan {
   readonly schedules: readonly SchedulePrediction[];
   /** The ring's layers `[start, end)`, one range a stage. */
   readonly cut: readonly LayerRange[];
+  /** CPU of the busiest node's messages and operations in a step of the ring, which no step time here has. */
+  readonly ringOverheadMs: number;
   /** The heaviest node's share of the work times the nodes: 1 is a perfect cut. */
   readonly imbalance: number;
   readonly crossovers: Crossovers | "too large to search";
@@ -88,13 +99,15 @@ export function makePlan(scenario: Scenario, schedule: ScheduleKind): Plan {
   const [winner, second] = predictions
     .filter(({ fits }) => fits !== false)
     .toSorted((one, other) => one.stepMs - other.stepMs);
-  const { costs, cut } = ringLayout(scenario, schedule);
+  const layout = ringLayout(scenario, schedule);
+  const { costs, cut } = layout;
   const work = costs.map(nodeWork).map(({ forward, backward }) => forward + backward);
   const { nodes, laps, microBatches } = ringShape(scenario, schedule);
   const isSearched = simulatedTasks({ nodes, laps, microBatches }) <= SEARCHED_TASKS_MAX;
   return {
     ...{ systems: predictions, winner, second },
     ...{ cut, schedules: schedulesOf(scenario) },
+    ringOverheadMs: ringOverheadMs(scenario, layout),
     imbalance: (Math.max(...work) * work.length) / sum(work),
     crossovers: isSearched ? crossoversOf(scenario, systems) : "too large to search",
   };

@@ -12,7 +12,15 @@ import { steadyTimes } from "../../ring/simulation/idle.ts";
 import { RingSimulator, type NodeCosts } from "../../ring/simulation/simulator.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
 import { UsageError } from "../types/errors.ts";
-import { pipelineStep, ringTraffic, wholeMemory, type NodeWork, type PipelineStep, type Traffic } from "./formulas.ts";
+import {
+  pipelineStep,
+  ringMessages,
+  ringTraffic,
+  wholeMemory,
+  type NodeWork,
+  type PipelineStep,
+  type Traffic,
+} from "./formulas.ts";
 import { activationBytes, fullest, nodeMemory, type NodeMemory } from "./memory.ts";
 import { layerWork, NUMBER_BYTES, sum, workOf, type LayerWork, type LinkSpeed, type Scenario } from "./scenario.ts";
 
@@ -163,3 +171,9 @@ export const nodeWork = ({ laps }: NodeCosts): NodeWork => ({
   forward: sum(laps.map(({ forward }) => forward)),
   backward: sum(laps.map(({ backward, weight }) => backward + weight)),
 });
+
+/** CPU of the busiest node's messages and operations, F, B and W of each micro-batch: in no step time here. */
+export function ringOverheadMs({ operationMs, messageMs }: Scenario, { shape }: RingLayout): number {
+  const operations = 3 * shape.laps * shape.microBatches;
+  return operations * operationMs + (ringMessages(shape) * messageMs) / 2;
+}

@@ -30,6 +30,9 @@ export interface Scenario {
   readonly laps: number;
   readonly flopsPerMs: number;
   readonly link: LinkSpeed;
+  /** CPU of handing over one operation, and of one message at both ends together: in no prediction, but it is told. */
+  readonly operationMs: number;
+  readonly messageMs: number;
   /** What a node may take in all; null is no limit. */
   readonly memoryBytes: number | null;
 }

@@ -9,6 +9,9 @@ const TIE = 1.02;
 /** A cut whose heaviest node has more of the work than this times an equal share is worth a word. */
 const UNEVEN = 1.1;
 
+/** Of the ring's step: more CPU beside it than this is told. */
+const OVERHEAD_TOLD = 0.1;
+
 /** What was not stated by the user, as text. */
 export interface Assumed {
   readonly speed: string;
@@ -19,14 +22,15 @@ export function planText(plan: Plan, scenario: Scenario, schedule: string, state
   const { model, optimizer, batch, microBatches, nodes, laps, memoryBytes } = scenario;
   const memory = memoryBytes === null ? "no memory limit" : `${mebibytes(memoryBytes)} MiB of memory each`;
   return [
-    `${model.text}: ${model.parameters} parameters, ${optimizer}, batch ${batch} in ${microBatches}`,
-    `${nodes} ${nodes === 1 ? "node" : "nodes"} of ${stated.speed}, interfaces of ${stated.link}, ${memory}`,
+    ...wrap(`${model.text}: ${model.parameters} parameters, ${optimizer}, batch ${batch} in ${microBatches}`),
+    ...wrap(`${nodes} ${nodes === 1 ? "node" : "nodes"} of ${stated.speed}, links ${stated.link}, ${memory}`),
     "",
     ...systemTable(plan.systems, plan.winner),
     "",
     ...wrap(verdict(plan)),
     ...plan.systems.flatMap((prediction) => wrap(`- ${reason(prediction, plan)}`)),
     ...leftOut(plan, scenario).flatMap(wrap),
+    ...caution(plan).flatMap(wrap),
     ...wrap(runnable(plan)),
     "",
     `ring, each schedule that exists for these counts${laps === 1 ? "" : ` (${laps} laps)`}:`,
@@ -73,7 +77,7 @@ function scheduleTable(schedules: readonly SchedulePrediction[], chosen: string)
     String(prediction.slots),
     mebibytes(prediction.memoryBytes) + (prediction.fits === false ? "!" : " "),
   ]);
-  const note = "  ms: simulated; formula: closed form, ~ without latency; held: micro-batches a lap";
+  const note = "  ms: simulated; formula: ~ without latency; held: micro-batches in each lap";
   return [...table([head, ...rows], [22, 10, 11, 8, 10, 19]), note, ...tooLarge(schedules)];
 }
 
@@ -131,6 +135,15 @@ function runnable({ systems }: Plan): string {
       .map(({ name }) => name.replace(/,.*/, ""))
       .join(", ");
   return `Runnable in this version: ${names(true)}. Predicted only: ${names(false)}.`;
+}
+
+/** Small nets on many nodes lose to one process. */
+function caution({ systems, ringOverheadMs }: Plan): readonly string[] {
+  const [ring] = systems;
+  if (ring === undefined || ringOverheadMs < OVERHEAD_TOLD * ring.stepMs) return [];
+  return [
+    `Caution: CPU of messages and operations is in none of these times. In a node of the ring it is about ${significant(ringOverheadMs)} ms a step, ${((100 * ringOverheadMs) / ring.stepMs).toFixed(0)} % of its time here: larger micro-batches would be wise.`,
+  ];
 }
 
 function leftOut({ systems }: Plan, { nodes, servers }: Scenario): readonly string[] {

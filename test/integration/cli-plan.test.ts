@@ -1,0 +1,118 @@
+/** @file `plan` on the command line, and what it predicts against paced runs of a ring. */
+import { expect, test } from "vitest";
+import { CommandLine, type Summary } from "../helpers/cli.ts";
+
+const MODEL = [
+  ...["--model", "mlp:64-128-128-128-128-128-128-128-64", "--data", "synthetic:classes=64,features=64"],
+  ...["--batch", "64", "--micro-batches", "4"],
+];
+const PACE = "0.05GFLOP/s";
+/** A busy machine only ever makes steps longer: the shortest of these counts. */
+const ATTEMPTS = 3;
+const LIMIT_MS = 120_000;
+
+interface PlanJson {
+  readonly winner: string;
+  readonly margin: number;
+  readonly assumed: Readonly<Record<string, string>>;
+  readonly systems: readonly {
+    readonly system: string;
+    readonly stepMs: number;
+    readonly bytesPerStep: number;
+    readonly busiestNodeBytesPerStep: number;
+    readonly memory: { readonly totalBytes: number };
+  }[];
+}
+
+async function planOf(cli: CommandLine, ...flags: readonly string[]): Promise<PlanJson> {
+  const { code, stdout, stderr } = await cli.run("plan", "--json", ...flags);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  return JSON.parse(stdout) as PlanJson;
+}
+
+test("prints a table, or every number as JSON, and says what it assumes", async () => {
+  await using cli = new CommandLine();
+  const { code, stdout, stderr } = await cli.run("plan");
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  expect(stdout).toContain("20GFLOP/s (assumed), links 1gbit,0.2ms (assumed), no memory limit");
+  expect(stdout.split("\n").filter((line) => line.length > 80)).toEqual([]);
+  const plan = await planOf(cli, "-n", "2", "--link", "100mbit,5ms", "--memory", "512MiB", "--servers", "1");
+  expect(plan.assumed).toEqual({ speed: "20GFLOP/s" });
+  expect(plan.systems.map(({ system }) => system)).toContain(plan.winner);
+  expect(plan.margin).toBeGreaterThanOrEqual(1);
+});
+
+test("help has an example; what cannot be read is told with flag, value and remedy", async () => {
+  await using cli = new CommandLine();
+  const help = await cli.run("plan", "--help");
+  expect(help.stdout).toMatch(/^Usage: ringtmp plan[^]+\nExample:\n {2}ringtmp plan -n 8 --link 100mbit,5ms/);
+  expect(help.stdout.split("\n").filter((line) => line.length > 80)).toEqual([]);
+  const wrong = [
+    ...[
+      ["--speed", "fast"],
+      ["--speed", "2,1GFLOP/s"],
+      ["--memory", "512"],
+      ["--link", "5"],
+      ["--servers", "0"],
+    ],
+    ...[
+      ["-n", "5"],
+      ["--schedule", "zb-h1", "--micro-batches", "2"],
+      ["--batch", "100"],
+      ["--system", "ring"],
+    ],
+  ];
+  for (const flags of wrong) {
+    const { code, stdout, stderr } = await cli.run("plan", ...flags);
+    expect({ code, stdout }, flags.join(" ")).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toMatch(/^error: .+\n {2}fix: .+\n$/);
+  }
+});
+
+test("takes the settings of a run's config.json, its pace as the speed", async () => {
+  await using cli = new CommandLine();
+  await cli.train(...MODEL, "-n", "2", "--steps", "1", "--pace", "1GFLOP/s", "--out", "run");
+  const fromFile = await planOf(cli, "--config", cli.file("run", "config.json"));
+  const stated = await planOf(cli, ...MODEL, "-n", "2", "--speed", "1GFLOP/s");
+  expect(fromFile.systems).toEqual(stated.systems);
+});
+
+const RUNS = [
+  ["2 nodes", ["-n", "2"]],
+  ["4 nodes", ["-n", "4"]],
+  ["4 nodes, 1f1b, 5 ms a hop", ["-n", "4", "--schedule", "1f1b", "--link", "5ms"]],
+] as const;
+
+test.each(RUNS)(
+  "the step of a paced ring of %s takes what is predicted, within 10 %",
+  async (_, flags) => {
+    await using cli = new CommandLine();
+    const link = flags.includes("--link" as never) ? [] : ["--link", "0.1ms"];
+    const predicted = (await planOf(cli, ...MODEL, ...flags, ...link, "--speed", PACE)).systems[0]!.stepMs;
+    let shortest = Infinity;
+    for (let attempt = 0; attempt < ATTEMPTS && !(shortest / predicted < 1.1); attempt += 1) {
+      const summary = await cli.train(...MODEL, ...flags, "--pace", PACE, "--steps", "7", "--force", "--out", "run");
+      expect(summary["emulated"]).toMatchObject({ pace: PACE });
+      shortest = Math.min(shortest, Number(summary["stepMsMedian"]));
+    }
+    const ratio = shortest / predicted;
+    expect(Math.abs(ratio - 1), `${shortest} ms, predicted ${predicted} ms`).toBeLessThan(0.1);
+  },
+  LIMIT_MS,
+);
+
+test("a ring of 4 nodes sends what is predicted: payload, and headers of at most 2 %", async () => {
+  await using cli = new CommandLine();
+  const flags = [...MODEL, "-n", "4"];
+  const run = (steps: number): Promise<Summary> =>
+    cli.train(...flags, "--steps", String(steps), "--out", `steps-${steps}`);
+  const [few, many] = [await run(4), await run(24)];
+  // What is sent once a run, not once a step, goes away.
+  const perStep = (name: string): number => (24 * Number(many[name]) - 4 * Number(few[name])) / 20;
+  const { bytesPerStep, busiestNodeBytesPerStep } = (await planOf(cli, ...flags)).systems[0]!;
+  for (const [name, bytes] of Object.entries({ bytesPerStep, busiestNodeBytesPerStep })) {
+    expect(perStep(name) / bytes, name).toBeGreaterThan(1);
+    expect(perStep(name) / bytes, name).toBeLessThan(1.02);
+  }
+  expect(Number(many["peakRssBytesMax"])).toBeLessThan((await planOf(cli, ...flags)).systems[0]!.memory.totalBytes);
+});
