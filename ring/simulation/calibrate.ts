@@ -15,7 +15,15 @@ import type { LayerRange } from "../core/partition.ts";
 import { isFused } from "../core/schedule.ts";
 import { shapeOf } from "../runtime/segments.ts";
 import { parametersOf, segmentFlops, statedMs, type CostFit, type Line } from "./plan.ts";
-import { delaySamples, gapSamples, grouped, passSamples, updateSamples, withoutFirstStep } from "./samples.ts";
+import {
+  delaySamples,
+  gapSamples,
+  grouped,
+  loneDelays,
+  passSamples,
+  updateSamples,
+  withoutFirstStep,
+} from "./samples.ts";
 import type { NodeTimeline, PassKind, Stages } from "./samples.ts";
 
 /** A run, as its folder tells it. */
@@ -49,8 +57,10 @@ export interface Calibration {
 }
 
 const PASS_OF: Readonly<Record<PassKind, LayerPass>> = { F: "forward", B: "backwardInput", W: "backwardWeight" };
-/** Of delays: more than that waited for something, which the simulator lets them do too. */
-const DELAY_QUANTILE = 0.25;
+/** Of messages: where fewer waited for no other, all are taken. */
+const LONE_SHARE_MIN = 0.02;
+/** Of standard normal numbers a tenth is above. */
+const NORMAL_QUANTILE_90 = 1.2816;
 /** Standard deviations in a median absolute deviation, of normal numbers. */
 const DEVIATION_SCALE = 1.4826;
 
@@ -74,7 +84,7 @@ export function calibrate(runs: readonly MeasuredRun[]): Calibration {
   const gaps = steady.flatMap(({ timelines, settings }) =>
     timelines.flatMap((timeline) => gapSamples(timeline, stagesOf(settings))),
   );
-  const { line: message, count } = messageLine(steady);
+  const { line: message, count, sigma: messageSigma } = messageLine(steady);
   const messagesSent = sumOf(runs.map((run) => run.messagesSent));
   const cpu = messagesSent > 0 ? sumOf(runs.map((run) => run.communicationCpuMs)) / (2 * messagesSent) : 0;
   const fitOf = (pass: Point["pass"]): Line => fitPoints(points.filter((point) => point.pass === pass));
@@ -89,6 +99,7 @@ export function calibrate(runs: readonly MeasuredRun[]): Calibration {
     messageCpuMs: Math.min(cpu, message.intercept / 2),
     latencyMs: Math.max(0, message.intercept - 2 * cpu),
     msPerByte: message.slope,
+    ...{ overheadSigma: sigmaOf(gaps), messageSigma },
   };
   return { fit, errors: points.map((point) => errorOf(point, fit)), gaps: gaps.length, messages: count };
 }
@@ -160,32 +171,48 @@ function variationOf(runs: readonly MeasuredRun[]): number {
   return Math.sqrt(Math.expm1(sigma * sigma));
 }
 
+/** Of the logarithm, from the upper half: an event loop is held up now and then, and never runs ahead. */
+function sigmaOf(values: readonly number[]): number {
+  const middle = median(values);
+  return middle > 0 ? Math.max(0, Math.log(quantile([...values], 0.9) / middle) / NORMAL_QUANTILE_90) : 0;
+}
+
+interface MessageFit {
+  readonly line: Line;
+  readonly sigma: number;
+  readonly count: number;
+}
+
 /** Delays over bytes, less what an emulated link takes of them. */
-function messageLine(runs: readonly MeasuredRun[]): { readonly line: Line; readonly count: number } {
-  const delays = runs.flatMap(({ timelines, settings }) => {
-    const { rateBytesPerMs, latencyMs } =
-      settings.link === null ? { rateBytesPerMs: null, latencyMs: 0 } : parseLink(settings.link);
-    const emulated = (bytes: number): number => latencyMs + (rateBytesPerMs === null ? 0 : bytes / rateBytesPerMs);
-    return delaySamples(timelines, stagesOf(settings)).map(({ bytes, delay }) => ({
-      bytes,
-      delay: delay - emulated(bytes),
-    }));
+function messageLine(runs: readonly MeasuredRun[]): MessageFit {
+  const delays = runs.flatMap(ownDelays);
+  const sizes = [...grouped(delays, ({ bytes }) => bytes)].map(([bytes, group]) => {
+    const values = group.map(({ delay }) => delay);
+    const middle = Math.max(0, median(values));
+    return { x: bytes, y: middle, weight: group.length, ratios: values.map((value) => value / middle) };
   });
-  const points = [...grouped(delays, ({ bytes }) => bytes)].map(([bytes, group]) => ({
-    x: bytes,
-    y: Math.max(
-      0,
-      quantile(
-        group.map(({ delay }) => delay),
-        DELAY_QUANTILE,
-      ),
-    ),
-    weight: group.length,
-  }));
-  const [only] = points;
+  const [only] = sizes;
+  const rest = { sigma: sigmaOf(sizes.flatMap(({ y, ratios }) => (y > 0 ? ratios : []))), count: delays.length };
   // One size tells nothing of a rate.
-  if (points.length === 1 && only !== undefined) return { line: { slope: 0, intercept: only.y }, count: delays.length };
-  return { line: fitLine(points), count: delays.length };
+  if (sizes.length === 1 && only !== undefined) return { line: { slope: 0, intercept: only.y }, ...rest };
+  return { line: fitLine(sizes), ...rest };
+}
+
+/** Of messages that waited for no other one: the simulator lets them wait. Of all, where next to none was alone. */
+function ownDelays({
+  timelines,
+  settings,
+}: MeasuredRun): readonly { readonly bytes: number; readonly delay: number }[] {
+  const { rateBytesPerMs, latencyMs } =
+    settings.link === null ? { rateBytesPerMs: null, latencyMs: 0 } : parseLink(settings.link);
+  const transfer = (bytes: number): number => (rateBytesPerMs === null ? 0 : bytes / rateBytesPerMs);
+  const all = delaySamples(timelines, stagesOf(settings));
+  const least = all.reduce((found, { sentMs, receivedMs }) => Math.min(found, receivedMs - sentMs), Infinity);
+  const lone = loneDelays(all, timelines, Math.max(0, least - latencyMs));
+  return (lone.length < LONE_SHARE_MIN * all.length ? all : lone).map(({ bytes, sentMs, receivedMs }) => ({
+    bytes,
+    delay: receivedMs - sentMs - latencyMs - transfer(bytes),
+  }));
 }
 
 function errorOf({ pass, work, ms, statedMs: stated }: Point, fit: CostFit): number {

@@ -12,6 +12,7 @@ import { UsageError } from "../../src/types/errors.ts";
 import { bestPartition, type LayerRange } from "../core/partition.ts";
 import type { ScheduleShape, Task } from "../core/schedule.ts";
 import { CAN_SPLIT, layerBytes, layersCapBytes, planNode, rangesOf, shapeOf } from "../runtime/segments.ts";
+import type { Tails } from "./jitter.ts";
 import type { LinkModel } from "./links.ts";
 import type { SimulationSettings, UnitCosts } from "./settings.ts";
 import type { NodeCosts } from "./simulator.ts";
@@ -37,6 +38,9 @@ export interface CostFit {
   readonly msPerByte: number;
   /** Coefficient of variation of an operation's time. */
   readonly variation: number;
+  /** Of the logarithms of what lies between operations, and of a message's time beside an emulated link's. */
+  readonly overheadSigma: number;
+  readonly messageSigma: number;
 }
 
 const nothing: Line = { slope: 0, intercept: 0 };
@@ -51,6 +55,8 @@ export const IDEAL_FIT: CostFit = {
     latencyMs: 0,
     msPerByte: 0,
     variation: 0,
+    overheadSigma: 0,
+    messageSigma: 0,
   },
   passes: { forward: nothing, backwardInput: nothing, backwardWeight: nothing },
 };
@@ -77,6 +83,7 @@ export interface SimulationPlan {
   readonly link: LinkModel;
   readonly operationOverhead: number;
   readonly jitter: number;
+  readonly tails: Tails;
   /** Null for unit costs. */
   readonly model: ModelFacts | null;
 }
@@ -93,13 +100,18 @@ export function planSimulation(
       ? shapeOf(run, run.nodes)
       : { kind: run.schedule, nodes: given.nodes, laps: given.laps, microBatches: given.microBatches };
   const common = {
-    ...{ shape, canSplit: CAN_SPLIT, jitter: jitter ?? fit.variation },
+    ...{ shape, canSplit: CAN_SPLIT, jitter: jitter ?? fit.variation, tails: tailsOf(fit) },
     ...(given === null ? {} : { tasks: given.tasks }),
   };
   return units === null
     ? { ...common, ...planModel(run, shape, fit, cut) }
     : { ...common, ...planUnits(units, shape.laps), operationOverhead: 0, model: null };
 }
+
+const tailsOf = ({ overheadSigma, messageSigma, latencyMs, messageCpuMs }: CostFit): Tails => ({
+  ...{ overheadSigma, messageSigma },
+  messageMs: latencyMs + 2 * messageCpuMs,
+});
 
 function planUnits({ forward, backward, weight, hopLatency, speeds }: UnitCosts, laps: number) {
   const costs = speeds.map((speed): NodeCosts => {

@@ -87,18 +87,15 @@ function costsText({ costs }: SimulationPlan): string {
   return [forward, backward, weight].join(",");
 }
 
-function nodeTimes(node: NodeOutcome, index: number, { operationOverhead, shape }: SimulationPlan) {
+function nodeTimes(node: NodeOutcome, index: number, { shape }: SimulationPlan) {
   const steps = node.stepStarts.length;
-  const split = ({ wall, busy }: BusyTime, operations: number): TimeSplit => {
-    // Handing over an operation keeps the main thread busy while the compute thread is free.
-    const communicationMs = operations * operationOverhead;
-    return { computeMs: busy, communicationMs, runQueueMs: 0, waitMs: Math.max(0, wall - busy - communicationMs) };
-  };
-  // At the end of a step nothing is left of it, so every step has the same number of operations.
-  const steadyOperations = (node.operations / steps) * Math.max(0, steps - 2);
+  const split = ({ wall, busy, communication }: BusyTime): TimeSplit => ({
+    ...{ computeMs: busy, communicationMs: communication, runQueueMs: 0 },
+    waitMs: Math.max(0, wall - busy - communication),
+  });
   return {
-    times: split(wholeTime(node), node.operations),
-    steadyTimes: split(steadyTime(node), steps < 3 ? 0 : steadyOperations),
+    times: split(wholeTime(node)),
+    steadyTimes: split(steadyTime(node)),
     messages: node.messages + (index === 0 && shape.nodes > 1 ? steps : 0),
   };
 }

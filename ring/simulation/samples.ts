@@ -103,29 +103,62 @@ function messageTimes(entries: readonly TimelineEntry[], kind: "send" | "receive
 
 export interface Delay {
   readonly bytes: number;
-  /** From being handed to the link to being handled. */
-  readonly delay: number;
+  readonly sender: number;
+  readonly receiver: number;
+  /** Handed to the link, and handled. */
+  readonly sentMs: number;
+  readonly receivedMs: number;
 }
 
 /** Of all messages whose both ends are here: a stage sends the activation before the gradient, and receives it before. */
 export function delaySamples(timelines: readonly NodeTimeline[], { nodes, laps }: Stages): readonly Delay[] {
   const sends = new Map(timelines.map(({ node, entries }) => [node, messageTimes(entries, "send")]));
   const delays: Delay[] = [];
-  for (const { node, entries } of timelines) {
+  for (const { node: receiver, entries } of timelines) {
     for (const [key, received] of messageTimes(entries, "receive")) {
       const [step, lap, microBatch] = key.split(" ");
-      const stage = Number(lap) * nodes + node;
+      const stage = Number(lap) * nodes + receiver;
       const sentBy = (other: number): readonly TimelineEntry[] =>
         sends.get(other % nodes)?.get(`${step} ${Math.floor(other / nodes)} ${microBatch}`) ?? [];
-      const add = (sent: TimelineEntry | undefined, receivedEntry: TimelineEntry | undefined): void => {
-        if (sent === undefined || receivedEntry === undefined) return;
-        delays.push({ bytes: sent.bytes, delay: receivedEntry.startMs - sent.startMs });
+      const add = (from: number, sent: TimelineEntry | undefined, arrived: TimelineEntry | undefined): void => {
+        if (sent === undefined || arrived === undefined) return;
+        const [sentMs, receivedMs] = [sent.startMs, arrived.startMs];
+        delays.push({ bytes: sent.bytes, sender: from % nodes, receiver, sentMs, receivedMs });
       };
-      if (stage > 0) add(sentBy(stage - 1)[0], received[0]);
-      if (stage < nodes * laps - 1) add(sentBy(stage + 1).at(-1), received.at(-1));
+      if (stage > 0) add(stage - 1, sentBy(stage - 1)[0], received[0]);
+      if (stage < nodes * laps - 1) add(stage + 1, sentBy(stage + 1).at(-1), received.at(-1));
     }
   }
   return delays;
+}
+
+/** Those with no other message at their sender or receiver within `ms`: they waited for none. */
+export function loneDelays(delays: readonly Delay[], timelines: readonly NodeTimeline[], ms: number): readonly Delay[] {
+  const times = new Map(
+    timelines.map(({ node, entries }) => {
+      const messages = entries.filter(({ kind }) => kind === "send" || kind === "receive");
+      return [node, Float64Array.from(messages, ({ startMs }) => startMs).toSorted()] as const;
+    }),
+  );
+  const isLone = (node: number, at: number): boolean => {
+    const ofNode = times.get(node) ?? new Float64Array();
+    const place = lowerBound(ofNode, at);
+    return at - (ofNode[place - 1] ?? -Infinity) > ms && (ofNode[place + 1] ?? Infinity) - at > ms;
+  };
+  return delays.filter(
+    ({ sender, receiver, sentMs, receivedMs }) => isLone(sender, sentMs) && isLone(receiver, receivedMs),
+  );
+}
+
+/** The first place whose value is at least `value`. */
+function lowerBound(values: Float64Array, value: number): number {
+  let [low, high] = [0, values.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (values[middle]! < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** By key, the values of all items with it. */

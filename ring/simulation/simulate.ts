@@ -1,7 +1,7 @@
 /** @file Runs a plan: the simulator with its chance, and what is to be recorded. */
 import type { Task } from "../core/schedule.ts";
 import { Recording, TaskOrder } from "./recording.ts";
-import { jitterOf } from "./jitter.ts";
+import { jitterOf, messageExtra, overheadFactor } from "./jitter.ts";
 import type { SimulationPlan } from "./plan.ts";
 import type { SimulationSettings } from "./settings.ts";
 import { RingSimulator, type SimulationOutcome } from "./simulator.ts";
@@ -30,12 +30,14 @@ export function simulate(
   const recording = timelineSteps > 0 ? new Recording(plan, Math.max(0, steps - timelineSteps)) : null;
   // The second step is the first of the steady ones.
   const order = wantsTasks ? new TaskOrder(nodes, Math.min(1, steps - 1)) : null;
-  const { shape, canSplit, tasks, costs, slices, heldMax, link, operationOverhead, jitter } = plan;
+  const { shape, canSplit, tasks, costs, slices, heldMax, operationOverhead, jitter, tails } = plan;
+  const link = tails.messageSigma > 0 ? { ...plan.link, extra: messageExtra(tails, nodes, seed) } : plan.link;
   const outcome = new RingSimulator({
     ...{ shape, steps, canSplit, costs, link, operationOverhead },
     ...(tasks === undefined ? {} : { tasks }),
     ...(slices === undefined ? {} : { slices }),
     ...(heldMax === undefined ? {} : { heldMax }),
+    ...(tails.overheadSigma > 0 ? { overheadFactor: overheadFactor(tails, nodes, seed) } : {}),
     ...(jitter > 0 ? { factor: jitterOf(jitter, nodes, seed) } : {}),
     ...(onProgress === undefined ? {} : { onProgress }),
     ...(recording === null && order === null

@@ -4,7 +4,7 @@
  * bounded by nodes and windows, not by steps.
  */
 import { EventQueue } from "../../src/sim/event-queue.ts";
-import { assert } from "../../src/types/assert.ts";
+import { assert, defined } from "../../src/types/assert.ts";
 import { KIND, Pipeline, stepOrders } from "../core/pipeline.ts";
 import type { ScheduleShape, Task } from "../core/schedule.ts";
 import { splitsWeight, windowFor, type OperationCosts } from "../core/window.ts";
@@ -26,6 +26,8 @@ export interface SimulationInit {
   readonly slices?: readonly (readonly number[])[];
   /** What handing an operation to the compute thread and back takes, before each operation. Default 0. */
   readonly operationOverhead?: number;
+  /** Multiplies it; default 1. */
+  readonly overheadFactor?: (node: number) => number;
   /** Default: messages take no time. */
   readonly link?: LinkModel;
   /** Multiplies an operation's time, a fused one's as a whole; default 1. */
@@ -71,8 +73,8 @@ export interface NodeOutcome {
   readonly busyUntil: Float64Array;
   readonly end: number;
   readonly messages: number;
-  /** As the compute thread counts them: a fused B and W is one, each slice of a W is one. */
-  readonly operations: number;
+  /** Time in which operations were handed over, or messages handled while none ran, up to each step's end. */
+  readonly communicationUntil: Float64Array;
 }
 
 export interface SimulationOutcome {
@@ -81,26 +83,35 @@ export interface SimulationOutcome {
   readonly tasks: number;
 }
 
+/** Events, in the last three bits of a payload: the other bits are a node, or the stage that a message is for. */
 const [COMPUTED, ACTIVATION, GRADIENT] = [0, 1, 2];
+/** Out of the wire, and not yet handled. */
+const ARRIVED = 4;
 const PROGRESS_TASKS = 500_000;
 
 class SimulatedNode {
   readonly pipeline: Pipeline;
   readonly stepStarts: Float64Array;
   readonly busyUntil: Float64Array;
+  readonly communicationUntil: Float64Array;
   /** Code of the operation that runs; -1 for none, -2 for the update. */
   running = -1;
   start = 0;
   busy = 0;
   end = 0;
   messages = 0;
-  operations = 0;
+  /** Time in which the main thread was busy and the compute thread free. */
+  communication = 0;
+  /** CPU of messages that may have been part of it. */
+  unaccounted = 0;
+  freeSince = 0;
   isDirty = true;
 
   constructor(pipeline: Pipeline, steps: number) {
     this.pipeline = pipeline;
     this.stepStarts = new Float64Array(steps);
     this.busyUntil = new Float64Array(steps);
+    this.communicationUntil = new Float64Array(steps);
   }
 }
 
@@ -113,6 +124,8 @@ export class RingSimulator {
   readonly #durations: readonly Float64Array[];
   readonly #dirty: Int32Array;
   #dirtyCount = 0;
+  /** Where somebody wants to hear of messages: by payload. */
+  readonly #underWay = new Map<number, Omit<SimulatedMessage, "received">[]>();
   #now = 0;
   #tasks = 0;
   #toldTasks = 0;
@@ -182,14 +195,31 @@ export class RingSimulator {
 
   #take(payload: number): void {
     const { nodes } = this.#init.shape;
-    const kind = payload & 3;
-    const stage = payload >> 2;
+    const stage = payload >> 3;
     const node = stage % nodes;
+    if ((payload & ARRIVED) !== 0) {
+      const handled = this.#links.receive(node, this.#now);
+      if (handled > this.#now) return this.#queue.push(handled, payload - ARRIVED);
+    }
     const simulated = this.#nodes[node]!;
+    const kind = payload & 3;
     if (kind === COMPUTED) this.#computed(node, simulated);
-    else if (kind === ACTIVATION) simulated.pipeline.activationArrived((stage - node) / nodes);
-    else simulated.pipeline.gradientArrived((stage - node) / nodes);
+    else {
+      simulated.unaccounted += this.#init.link?.receiveCpu ?? 0;
+      if (simulated.running === -1) this.#account(simulated);
+      const lap = (stage - node) / nodes;
+      if (kind === ACTIVATION) simulated.pipeline.activationArrived(lap);
+      else simulated.pipeline.gradientArrived(lap);
+      if (this.#init.onMessage !== undefined) this.#tellMessage(8 * stage + kind);
+    }
     this.#touch(node);
+  }
+
+  /** The main thread's messages since the compute thread was free, or since they were last booked, are communication. */
+  #account(simulated: SimulatedNode): void {
+    simulated.communication += Math.min(simulated.unaccounted, this.#now - simulated.freeSince);
+    simulated.unaccounted = 0;
+    simulated.freeSince = this.#now;
   }
 
   #touch(node: number): void {
@@ -216,23 +246,28 @@ export class RingSimulator {
   }
 
   #run(node: number, simulated: SimulatedNode, code: number, cost: number): void {
-    const { factor, operationOverhead = 0 } = this.#init;
+    const { factor, operationOverhead = 0, overheadFactor } = this.#init;
     const duration = factor === undefined ? cost : cost * factor(node);
     simulated.running = code;
-    simulated.operations += 1;
-    simulated.start = this.#now + operationOverhead;
+    const overhead = overheadFactor === undefined ? operationOverhead : operationOverhead * overheadFactor(node);
+    if (simulated.unaccounted > 0) this.#account(simulated);
+    simulated.communication += overhead;
+    simulated.start = this.#now + overhead;
     simulated.end = simulated.start + duration;
     simulated.busy += duration;
-    this.#queue.push(simulated.end, 4 * node + COMPUTED);
+    this.#queue.push(simulated.end, 8 * node + COMPUTED);
   }
 
   #computed(node: number, simulated: SimulatedNode): void {
     const { pipeline, running: code } = simulated;
     const { shape, costs, onTask } = this.#init;
     simulated.running = -1;
+    simulated.unaccounted = 0;
+    simulated.freeSince = this.#now;
     if (code === -2) {
       onTask?.(this.#task(node, simulated, "update", 0, 0));
       simulated.busyUntil[pipeline.step] = simulated.busy;
+      simulated.communicationUntil[pipeline.step] = simulated.communication;
       return pipeline.beginStep(pipeline.step + 1);
     }
     const kind = code & 3;
@@ -253,14 +288,24 @@ export class RingSimulator {
     if (to < 0 || to === shape.nodes * shape.laps) return;
     const node = from % shape.nodes;
     this.#nodes[node]!.messages += 1;
-    const arrival = this.#links.send(from, to, this.#now);
+    this.#nodes[node]!.unaccounted += this.#init.link?.sendCpu ?? 0;
+    const payload = 8 * to + (to > from ? ACTIVATION : GRADIENT);
     if (onMessage !== undefined) {
       const { step } = this.#nodes[node]!.pipeline;
-      onMessage({ from, to, step, microBatch: sequence % shape.microBatches, sent: this.#now, received: arrival });
+      const message = { from, to, step, microBatch: sequence % shape.microBatches, sent: this.#now };
+      const others = this.#underWay.get(payload);
+      if (others === undefined) this.#underWay.set(payload, [message]);
+      else others.push(message);
     }
-    const payload = 4 * to + (to > from ? ACTIVATION : GRADIENT);
-    if (arrival === this.#now) this.#take(payload);
-    else this.#queue.push(arrival, payload);
+    const arrival = this.#links.send(from, to, this.#now);
+    if (arrival === this.#now) this.#take(payload + ARRIVED);
+    else this.#queue.push(arrival, payload + ARRIVED);
+  }
+
+  /** Messages of one stage and direction are handled in the order in which they were sent. */
+  #tellMessage(payload: number): void {
+    const message = defined(this.#underWay.get(payload)?.shift(), "a message was sent");
+    this.#init.onMessage?.({ ...message, received: this.#now });
   }
 
   #task(node: number, { start, end, pipeline }: SimulatedNode, kind: "F" | "update", lap: number, microBatch: number) {
