@@ -7,6 +7,7 @@ import { scheduleOf } from "../../ring/core/schedule.ts";
 import { BASE_BYTES } from "../../ring/index.ts";
 import { crossingFactor } from "../../src/plan/crossover.ts";
 import { makePlan, withBetter, type Plan, type Prediction } from "../../src/plan/plan.ts";
+import { serverStepMs } from "../../src/plan/overlap.ts";
 import { computeMs, type Scenario } from "../../src/plan/scenario.ts";
 import type { SystemId } from "../../src/plan/systems.ts";
 import { bitRate, planText, significant } from "../../src/plan/text.ts";
@@ -60,6 +61,27 @@ describe("a plan", () => {
       expect((samplesPerSecond * stepMs) / 1000).toBeCloseTo(scenario.batch, 6);
     }
     expect(systems.filter(({ isRunnable }) => isRunnable).map(({ system }) => system)).toEqual(["ring", "serial"]);
+  });
+
+  test("no system takes less than its busiest interface, nor a node less than what the optimizer needs", () => {
+    const model = `mlp:${Array<number>(9).fill(256).join("-")}`;
+    const scenario = scenarioOf({ model, link: { rateBytesPerMs: 10, latencyMs: 0 }, nodes: 4, servers: 2 });
+    const plan = makePlan(scenario, "zero-bubble");
+    for (const { stepMs, busiestLinkBytesPerStep } of plan.systems) {
+      expect(stepMs).toBeGreaterThanOrEqual((busiestLinkBytesPerStep / 10) * (1 - 1e-9));
+    }
+    // Equal nodes: two of the four are workers. Adam: four numbers a parameter on one server, two on a worker.
+    const bytes = 4 * scenario.model.parameters;
+    expect(systemOf(plan, "ps-dedicated").bytesPerStep).toBe(2 * 2 * bytes);
+    expect(systemOf(plan, "ps-dedicated").stepMs).toBe(
+      serverStepMs(scenario, { workers: 2, servers: 2, isCoLocated: false }),
+    );
+    const alone = makePlan({ ...scenario, servers: 1, nodes: 4 }, "zero-bubble");
+    expect(systemOf(alone, "ps-dedicated").memory).toMatchObject({ statesBytes: 2 * bytes, activationsBytes: 0 });
+    expect(systemOf(alone, "ps-dedicated").memory.totalBytes).toBe(BASE_BYTES + 4 * bytes);
+    const { memory } = systemOf(plan, "ps-co-located");
+    expect(memory).toMatchObject({ parametersBytes: 1.5 * bytes, gradientsBytes: 1.5 * bytes, statesBytes: bytes });
+    expect(memory.totalBytes).toBe(BASE_BYTES + 4 * bytes + memory.activationsBytes);
   });
 
   test("leaves out servers that so few nodes do not have", () => {
