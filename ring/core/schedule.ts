@@ -60,7 +60,7 @@ export function checkSchedule({ kind, nodes, laps, microBatches }: ScheduleShape
   }
   if ((laps > 1 || kind === "interleaved") && microBatches % nodes !== 0) {
     throw usage(
-      `${laps} laps need --micro-batches divisible by the ${nodes} nodes, not ${microBatches}`,
+      `${laps > 1 ? `${laps} laps need` : "it needs"} --micro-batches divisible by the ${nodes} nodes, not ${microBatches}`,
       `use for example --micro-batches ${multiple}`,
     );
   }

@@ -68,9 +68,9 @@ describe("idle percent over links with latency, p=8, m=64", () => {
     const sliced = (count: number) => ({ slices: Array.from({ length: p }, () => [count]) });
     expect(short(0.02, uniformCap(2 * p - 1))).toBeCloseTo(7.9, 1);
     const latencies = [0.02, 0.05, 0.1];
-    expect(latencies.map((latency) => short(latency).toFixed(1))).toEqual(["2.5", "3.2", "4.4"]);
-    expect(latencies.map((latency) => short(latency, sliced(8)).toFixed(1))).toEqual(["0.9", "1.5", "2.4"]);
-    expect(latencies.map((latency) => short(latency, sliced(64)).toFixed(1))).toEqual(["0.5", "1.3", "2.4"]);
+    expect(latencies.map((latency) => short(latency).toFixed(1))).toEqual(["1.6", "3.4", "1.2"]);
+    expect(latencies.map((latency) => short(latency, sliced(8)).toFixed(1))).toEqual(["0.6", "1.4", "1.2"]);
+    expect(latencies.map((latency) => short(latency, sliced(64)).toFixed(1))).toEqual(["0.6", "1.4", "1.2"]);
   });
 });
 

@@ -168,7 +168,7 @@ describe("a schedule that does not exist", () => {
     ],
     [
       shapeOf("interleaved", 4, 6, 1),
-      "--schedule interleaved: 1 laps need --micro-batches divisible by the 4 nodes, not 6",
+      "--schedule interleaved: it needs --micro-batches divisible by the 4 nodes, not 6",
       "use for example --micro-batches 8",
     ],
     [
