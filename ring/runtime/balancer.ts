@@ -70,7 +70,14 @@ export class Balancer {
     this.#act(this.#token.handle({ kind: "begins", step: stepIndex(step) }));
   }
 
-  hear(token: BalanceToken): void {
+  /** Goes round with the activations. Throws ProtocolError where it does not, or is not due. */
+  hear(token: BalanceToken, from: Neighbour): void {
+    if (from !== "predecessor") {
+      throw new ProtocolError(
+        `a token of the balance does not come from a ${from}`,
+        "run the same build on every node",
+      );
+    }
     this.#act(this.#token.handle({ kind: "token", token }));
   }
 

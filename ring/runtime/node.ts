@@ -306,7 +306,7 @@ export class RingNode {
 
   #hear(payload: Uint8Array, from: Neighbour): void {
     const announcement = parseMessage(roundSchema, payload);
-    if ("balance" in announcement) return this.#balancer.hear(announcement.balance);
+    if ("balance" in announcement) return this.#balancer.hear(announcement.balance, from);
     const { body, origin } = announcement;
     if (body.kind === "failure") {
       this.#fail(
