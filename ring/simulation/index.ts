@@ -10,8 +10,8 @@
  */
 export { printSchedule } from "../core/schedule-text.ts";
 export { calibrateFrom, type CalibratedRuns } from "./measured-run.ts";
-export { IDEAL_FIT, planSimulation, type CostFit, type SimulationPlan } from "./plan.ts";
+export { IDEAL_FIT, planSimulation, type SimulationPlan } from "./plan.ts";
 export { entriesPerStep, tasksPerStep, type Recording } from "./recording.ts";
 export { summarize } from "./result.ts";
 export { OWN_SETTING_NAMES, parseSimulation, type SimulationSettings } from "./settings.ts";
-export { simulate, type SimulationResult } from "./simulate.ts";
+export { simulate } from "./simulate.ts";
