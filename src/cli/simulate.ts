@@ -87,14 +87,15 @@ function readTasks(file: string): string {
   }
 }
 
-/** Newest steps whose timelines are kept: as stated, or as by default where that is little. */
+/** Newest steps whose timelines are kept: as stated, or of the default's as many as are little. */
 function keptSteps({ run, isTimelineStated }: SimulationSettings, plan: SimulationPlan, progress: Progress): number {
   const steps = Math.min(run.steps, parseTimeline(run.timeline));
   const entries = steps * entriesPerStep(plan);
   if (entries <= (isTimelineStated ? ENTRIES_MAX : ENTRIES_KEPT_UNASKED)) return steps;
   if (!isTimelineStated) {
-    progress.say(`timelines of ${entries} entries are not kept unasked: --timeline last:1 keeps one step`);
-    return 0;
+    const kept = Math.floor(ENTRIES_KEPT_UNASKED / entriesPerStep(plan));
+    progress.say(`timelines of ${kept} of ${steps} steps are kept: a step has ${entriesPerStep(plan)} entries`);
+    return kept;
   }
   throw new UsageError(
     `--timeline ${run.timeline}: timelines of ${entries} entries, and at most ${ENTRIES_MAX} are kept`,

@@ -51,5 +51,4 @@ export function runDetail({ summary, gitCommit }: Pick<RunRecord, "summary" | "g
 }
 
 /** What times are in: simulations of unit costs have no milliseconds. */
-export const timeUnit = ({ simulated, stepMsMedian }: RunSummary): "ms" | "units" =>
-  simulated && typeof stepMsMedian !== "number" ? "units" : "ms";
+export const timeUnit = ({ timeUnit: unit }: RunSummary): "ms" | "units" => unit ?? "ms";

@@ -24,8 +24,8 @@ const summarySchema = z.object({
   idlePercentSteady: percent,
   idlePercentTheory: percent,
   idlePercentFormula: percent,
-  /** Of a simulation in units: null, or not there. */
-  stepMsMedian: z.number().nullish(),
+  /** Only a simulation says it. */
+  timeUnit: z.enum(["ms", "units"]).optional(),
   simulated: z.boolean(),
   emulated: z.object({ pace: emulation, link: emulation, memoryLimit: emulation }),
   perNode: z.array(z.object({ node: z.int().min(0), idlePercentSteady: percent })).min(1),

@@ -6,7 +6,7 @@ import type { RunSummary } from "../../src/plot/run-record.ts";
 
 export const MADE_SUMMARY: RunSummary = {
   ...{ system: "ring", nodes: 2, model: "mlp:4-4-2", schedule: "gpipe", laps: 1, microBatches: 2, engine: "wasm" },
-  ...{ idlePercentSteady: 33.33, idlePercentTheory: 32, idlePercentFormula: 100 / 3, stepMsMedian: 18 },
+  ...{ idlePercentSteady: 33.33, idlePercentTheory: 32, idlePercentFormula: 100 / 3 },
   ...{ simulated: false, emulated: { pace: null, link: null, memoryLimit: null } },
   perNode: [
     { node: 0, idlePercentSteady: 30 },

@@ -67,8 +67,7 @@ describe("the figure", () => {
     const simulated = { ...MADE_SUMMARY, system: "serial", schedule: null, nodes: 1, simulated: true };
     expect(runTitle({ ...simulated, idlePercentSteady: null })).toBe("serial, 1 node, 2 micro-batches: unknown idle");
     expect(timeUnit(simulated)).toBe("ms");
-    expect(timeUnit({ ...MADE_SUMMARY, stepMsMedian: null })).toBe("ms");
-    expect(timeUnit({ ...simulated, stepMsMedian: null })).toBe("units");
+    expect(timeUnit({ ...simulated, timeUnit: "units" })).toBe("units");
     const { title } = timelineFigure({ summary: simulated, gitCommit: undefined }, windowOf(madeTimelines(3)));
     expect(title).toMatchObject({ subtitle: "mlp:4-4-2 · engine wasm · simulated" });
   });
