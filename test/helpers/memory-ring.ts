@@ -56,6 +56,16 @@ export interface Outcome {
   readonly losses: readonly number[];
 }
 
+/** What must not depend on how the work was done. */
+export const bits = ({ summary, losses }: Outcome) => ({
+  losses,
+  ...Object.fromEntries(
+    ["steps", "weightsSha256", "initialWeightsSha256", "lossCurveSha256", "testAccuracy", "firstLoss", "finalLoss"].map(
+      (name) => [name, summary[name]],
+    ),
+  ),
+});
+
 const lossesOf = (folder: RunFolder): number[] =>
   folder.readLines(RUN_FILES.metrics).map((line) => (line as { readonly loss: number }).loss);
 

@@ -4,20 +4,11 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { lossCurveSha256 } from "../../src/metrics/summary.ts";
 import { RUN_FILES } from "../../src/metrics/run-folder.ts";
 import { checkpointSteps } from "../../src/runtime/checkpoint.ts";
-import { type Outcome, resumeRing, runRing, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
+import { bits, type Outcome, resumeRing, runRing, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
 
 const scratch = new Scratch();
 afterAll(() => scratch.remove());
 
-/** What must not depend on how the work was done. */
-const bits = ({ summary, losses }: Outcome) => ({
-  losses,
-  ...Object.fromEntries(
-    ["steps", "weightsSha256", "initialWeightsSha256", "lossCurveSha256", "testAccuracy", "firstLoss", "finalLoss"].map(
-      (name) => [name, summary[name]],
-    ),
-  ),
-});
 const events = (folder: ReturnType<Scratch["folder"]>, kind: string): number[] =>
   (folder.readLines(RUN_FILES.events) as { readonly kind: string; readonly step: number }[])
     .filter((event) => event.kind === kind)
@@ -37,12 +28,14 @@ describe("the same bits as one process", () => {
   });
 
   test.each([
-    [1, "1f1b"],
-    [2, "1f1b"],
+    [1, "zero-bubble"],
+    [2, "zero-bubble"],
     [2, "gpipe"],
-    [3, "1f1b"],
-    [3, "gpipe"],
+    [3, "zb-h1"],
+    [3, "naive"],
+    [4, "interleaved"],
     [4, "1f1b"],
+    [4, "zero-bubble"],
   ])("on %i nodes, %s", async (nodes, schedule) => {
     const folder = scratch.folder();
     const outcome = await runRing(tinySettings({ nodes, schedule }), folder);
@@ -65,6 +58,61 @@ describe("the same bits as one process", () => {
     expect(outcome.summary["weightsSha256"]).not.toBe(expected.summary["weightsSha256"]);
     outcome.losses.forEach((loss, step) => expect(loss).toBeCloseTo(expected.losses[step]!, 5));
   });
+});
+
+describe("a deep model has the same bits under every schedule and cut", () => {
+  const DEEP = { model: "mlp:6-9-5-7-8-6-9-5-4", steps: 4 };
+  const serial = new Map<number, Outcome>();
+  beforeAll(async () => {
+    for (const microBatches of [2, 4, 12]) {
+      serial.set(microBatches, await runSerial(tinySettings({ ...DEEP, microBatches }), scratch.folder()));
+    }
+  });
+
+  /** Micro-batches, schedule, nodes by laps. */
+  const RINGS = [
+    [2, "naive", ["1x1", "3x1", "8x1"]],
+    [2, "gpipe", ["5x1"]],
+    [2, "1f1b", ["5x1"]],
+    [2, "interleaved", ["2x1", "2x4"]],
+    [2, "zb-h1", ["1x1", "2x1"]],
+    [2, "zero-bubble", ["5x1", "8x1", "2x2", "2x4"]],
+    [4, "naive", ["2x1", "4x1"]],
+    [4, "gpipe", ["1x1", "2x1", "4x1", "5x1"]],
+    [4, "1f1b", ["1x1", "2x1", "4x1", "5x1"]],
+    [4, "interleaved", ["1x2", "2x1", "2x2", "2x3", "4x2"]],
+    [4, "zb-h1", ["1x1", "2x1", "3x1", "4x1"]],
+    [4, "zero-bubble", ["1x1", "1x3", "2x1", "2x2", "2x3", "4x1", "4x2", "5x1", "8x1"]],
+    [12, "zb-h1", ["5x1"]],
+    [12, "interleaved", ["3x2"]],
+    [12, "zero-bubble", ["2x3", "3x1", "3x2", "4x2"]],
+  ] as const;
+  const cases = RINGS.flatMap(([microBatches, schedule, sizes]) =>
+    sizes.map((size) => {
+      const [nodes, laps] = size.split("x").map(Number) as [number, number];
+      return [microBatches, schedule, nodes, laps] as const;
+    }),
+  );
+
+  test.each(cases)("%i micro-batches, %s, %i nodes, %i laps", async (microBatches, schedule, nodes, laps) => {
+    const settings = tinySettings({ ...DEEP, microBatches, schedule, nodes, laps });
+    const outcome = await runRing(settings, scratch.folder());
+    expect(bits(outcome)).toEqual(bits(serial.get(microBatches)!));
+    const held = (outcome.summary["perNode"] as { layers: [number, number][] }[]).map((node) => node.layers);
+    expect(held.map((layers) => layers.length)).toEqual(Array(nodes).fill(nodes === 1 ? 1 : laps));
+    const inOrder = held[0]!.flatMap((_, lap) => held.map((layers) => layers[lap]!));
+    expect([0, ...inOrder.map(([, end]) => end)]).toEqual([...inOrder.map(([start]) => start), 8]);
+  });
+});
+
+test("a slow link changes no bit", async () => {
+  const alone = await runSerial(tinySettings(), scratch.folder());
+  const outcome = await runRing(tinySettings({ nodes: 3, link: "100mbit,2ms" }), scratch.folder());
+  expect(bits(outcome)).toEqual(bits(alone));
+  const { link, shapedParts } = outcome.summary["emulated"] as Record<string, unknown>;
+  expect(link).toBe("100mbit,2ms");
+  // Two edges carry 4 activations and 4 gradients a step.
+  expect(shapedParts).toBeGreaterThanOrEqual(2 * 2 * 4 * 5);
 });
 
 test("an uneven model: one wide layer, more micro-batches than one node holds, one row each", async () => {
