@@ -1,0 +1,116 @@
+/** @file Who waits for what: made answers of nodes, and what they come down to. */
+import { describe, expect, test } from "vitest";
+import { explainWaits, type NodeState, type RingMember } from "../../src/cli/waits.ts";
+
+type Lack = NodeState["lacks"][number];
+
+const activation = (microBatch: number, lap = 0): Lack => ({ kind: "activation", lap, microBatch });
+const gradient = (microBatch: number, lap = 0): Lack => ({ kind: "gradient", lap, microBatch });
+
+/** A node in step 7 that waits, with everything that was sent arrived. */
+function member(node: number, changes: Partial<NodeState> = {}, laps = 1): RingMember {
+  const done = Array<number>(laps).fill(30);
+  const counts = { forwarded: done, activations: done, gradients: done, backwarded: done };
+  const idle = { step: 7, phase: "training", running: null, idleSinceMs: 12.5, lacks: [] };
+  return { node, pid: 100 + node, state: { node, pid: 100 + node, ...idle, counts, ...changes } };
+}
+
+const counts = (changes: Partial<NodeState["counts"]>, laps = 1): NodeState["counts"] => ({
+  ...member(0, {}, laps).state!.counts,
+  ...changes,
+});
+
+describe("what a node does", () => {
+  test("it computes, and nothing is stuck", () => {
+    const { nodes, cause } = explainWaits([member(0, { running: "weight" }), member(1, { lacks: [activation(3)] })]);
+    expect(nodes).toEqual([
+      { node: 0, step: 7, does: "computes (weight)", sinceMs: null, waits: [] },
+      { node: 1, step: 7, does: "waits", sinceMs: 12.5, waits: [{ for: "activation for 1F3", from: 0 }] },
+    ]);
+    expect(cause).toBeNull();
+  });
+
+  test.each<[Lack, string, number | null]>([
+    [activation(5), "activation for 1F5", 0],
+    [activation(5, 2), "activation for 9F5", 0],
+    [gradient(2), "gradient for 1B2", 2],
+    [gradient(2, 1), "gradient for 5B2", 2],
+    [{ kind: "credit", lap: 0, microBatch: 4 }, "place for the activation of 1F4", 2],
+    [{ kind: "labels" }, "labels of the step", 2],
+    [{ kind: "place" }, "a slot of its own to be free", null],
+    [{ kind: "window" }, "its window: enough micro-batches are in flight", null],
+  ])("node 1 of 4 waits: %j", (lack, text, from) => {
+    const members = [member(0), member(1, { lacks: [lack] }), member(2), member(3)];
+    expect(explainWaits(members).nodes[1]!.waits).toEqual([{ for: text, from }]);
+  });
+
+  test("over the closure edge the neighbour is the ring's other end", () => {
+    const first = member(0, { lacks: [activation(1, 1)] }, 2);
+    const last = member(2, { lacks: [gradient(0), { kind: "labels" }] }, 2);
+    const { nodes } = explainWaits([first, member(1, {}, 2), last]);
+    expect(nodes[0]!.waits).toEqual([{ for: "activation for 3F1", from: 2 }]);
+    expect(nodes[2]!.waits.map(({ from }) => from)).toEqual([0, 0]);
+  });
+
+  test("every alternative is named: a B or an F would do", () => {
+    const waits = explainWaits([member(0), member(1, { lacks: [gradient(0), activation(3)] }), member(2)]).nodes[1]!
+      .waits;
+    expect(waits).toEqual([
+      { for: "gradient for 1B0", from: 2 },
+      { for: "activation for 1F3", from: 0 },
+    ]);
+  });
+
+  test.each(["moving", "evaluating", "saving", "finished"])("it is %s: that is no wait of a step", (phase) => {
+    const { nodes } = explainWaits([member(0, { phase, lacks: [activation(1)] }), member(1)]);
+    expect(nodes[0]).toEqual({ node: 0, step: 7, does: phase, sinceMs: 12.5, waits: [] });
+  });
+});
+
+describe("what all waits come down to", () => {
+  test("a chain of waits ends at the node that does not answer", () => {
+    const silent: RingMember = { node: 2, pid: 4711, state: undefined };
+    const chain = [member(0, { lacks: [gradient(0)] }), member(1, { lacks: [gradient(0)] }), silent];
+    const { nodes, cause } = explainWaits(chain);
+    expect(nodes.map(({ waits }) => waits.map(({ from }) => from))).toEqual([[1], [2], []]);
+    expect(nodes[2]).toEqual({ node: 2, step: null, does: "does not answer", sinceMs: null, waits: [] });
+    expect(cause).toBe("node 2 does not answer: its process 4711 is stopped, or very busy");
+  });
+
+  test("also where others still compute, and where the node is elsewhere", () => {
+    const silent: RingMember = { node: 1, pid: null, state: undefined };
+    expect(explainWaits([member(0, { running: "forward" }), silent]).cause).toBe(
+      "node 1 does not answer: it is on another machine",
+    );
+  });
+
+  test("an edge that holds activations", () => {
+    const members = [member(0, { counts: counts({ forwarded: [33] }) }), member(1), member(2)];
+    expect(explainWaits(members).cause).toBe("the edge from node 0 to node 1 holds 3 activations: sent, not arrived");
+  });
+
+  test("an edge that holds gradients", () => {
+    const members = [member(0), member(1), member(2, { counts: counts({ backwarded: [31] }) })];
+    expect(explainWaits(members).cause).toBe("the edge from node 2 to node 1 holds 1 gradients: sent, not arrived");
+  });
+
+  test("with laps the closure edge leads into the next one, and back into the one before", () => {
+    const over = [member(0, {}, 2), member(1, { counts: counts({ forwarded: [32, 30] }, 2) }, 2)];
+    expect(explainWaits(over).cause).toBe("the edge from node 1 to node 0 holds 2 activations: sent, not arrived");
+    const back = [member(0, { counts: counts({ backwarded: [30, 34] }, 2) }, 2), member(1, {}, 2)];
+    expect(explainWaits(back).cause).toBe("the edge from node 0 to node 1 holds 4 gradients: sent, not arrived");
+  });
+
+  test("nothing leaves where the model ends, or begins", () => {
+    const ends = [
+      member(0, { counts: counts({ backwarded: [40] }) }),
+      member(1, { counts: counts({ forwarded: [40] }) }),
+    ];
+    expect(explainWaits(ends).cause).toBe(
+      "nobody computes and nothing is on its way: every node waits for another one",
+    );
+    expect(explainWaits([member(0, { counts: counts({ forwarded: [40], backwarded: [40] }) })]).cause).toContain(
+      "nobody computes",
+    );
+  });
+});
