@@ -30,13 +30,55 @@ const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
   ["train --system rign", /--system "rign": one of ring, serial is needed; did you mean ring\?/, /--system/],
   ["train --optimizer adm", /--optimizer "adm".* did you mean adam\?/, /--optimizer/],
   ["train --data digist", /unknown data set "digist"/, /did you mean "digits"\?/],
-  ["why", /ringtmp why: not in this version/, /ringtmp --help/],
+  ["why", /no job runs/, /ringtmp jobs/],
+  ["why --job none", /no running job is "none"/, /ringtmp jobs/],
   ["chaos --kills 3", /ringtmp chaos: not in this version/, /ringtmp --help/],
-  ["up --pace 2GFLOP/s", /--pace: not in this version/, /leave it out/],
-  ["up --memory-limit=1MiB", /--memory-limit: not in this version/, /leave it out/],
-  ["up --schedule zero-bubble", /--schedule "zero-bubble": not in this version/, /--schedule/],
+  ["up --pace fast", /--pace "fast": speeds above 0 with MFLOP\/s, GFLOP\/s or TFLOP\/s/, /--pace 2GFLOP\/s/],
+  ["up --pace 2", /--pace "2": speeds above 0/, /--pace 2GFLOP\/s/],
+  ["up --pace 2,0,1,1GFLOP/s", /--pace "2,0,1,1GFLOP\/s": speeds above 0/, /--pace 2GFLOP\/s/],
+  ["up --pace 2,1GFLOP/s", /--pace "2,1GFLOP\/s" has 2 speeds for 4 nodes/, /one speed for all, or 4/],
+  ["up -n 1 --pace 2,1GFLOP/s", /has 2 speeds for 1 node/, /give one speed/],
+  ["up --link 5", /--link "5": a rate in kbit, mbit or gbit, a latency in us, ms or s/, /--link 100mbit,5ms/],
+  ["up --link 5ms,6ms", /--link "5ms,6ms": "6ms": a rate in/, /--link 100mbit,5ms/],
+  ["up --link 11s", /--link "11s": .* \(at most 10s\)/, /--link 100mbit,5ms/],
+  ["train --system serial --link 5ms", /--link 5ms with --system serial, which has no network/, /leave --link out/],
+  ["up --memory-limit=1MiB", /--memory-limit "1MiB": at least 64MiB is needed/, /--memory-limit 256MiB/],
+  ["up --memory-limit 256", /--memory-limit "256": an amount in MiB, GiB, MB or GB/, /--memory-limit 256MiB/],
+  [
+    "up --memory-limit 64MiB",
+    /--memory-limit 64MiB: .* at least \d+ MiB for the smallest window/,
+    /--memory-limit \d+MiB/,
+  ],
+  ["up --schedule zero-buble", /--schedule "zero-buble": one of .* did you mean zero-bubble\?/, /--schedule/],
+  ["up --balance sometimes", /--balance "sometimes": one of auto, even, off is needed/, /--balance/],
   ["up --replicas 1", /--replicas "1": not in this version \(which has 0 only\)/, /--replicas/],
-  ["up --laps 2", /--laps "2": not in this version/, /--laps/],
+  ["up --laps 0", /--laps "0": a whole number from 1 to 64/, /--laps/],
+  ["up --laps 1.5", /--laps "1.5": a whole number/, /--laps/],
+  [
+    "up --laps 2",
+    /laps x nodes \(2 x 4 = 8\) is more than the model's 4 layers/,
+    /fewer laps or nodes, or a deeper model/,
+  ],
+  [
+    "up -n 2 --laps 2 --schedule 1f1b",
+    /--schedule 1f1b: it has no laps, and --laps is 2/,
+    /zero-bubble or interleaved/,
+  ],
+  [
+    "up -n 2 --laps 2 --micro-batches 3 --batch 33",
+    /--schedule zero-bubble: 2 laps need --micro-batches divisible by the 2 nodes, not 3/,
+    /--micro-batches 4/,
+  ],
+  [
+    "up --schedule interleaved --micro-batches 6 --batch 36",
+    /--schedule interleaved: .* need.* --micro-batches divisible by the 4 nodes, not 6/,
+    /--micro-batches 8/,
+  ],
+  [
+    "up --schedule zb-h1 --micro-batches 2",
+    /--schedule zb-h1: it needs at least as many micro-batches as nodes, not 2 for 4/,
+    /--micro-batches 4 or more, or --schedule zero-bubble/,
+  ],
   ["train --system ps", /--system "ps": not in this version/, /--system/],
   ["up --engine blas", /--engine "blas": not in this version/, /--engine/],
   ["up --wire f16", /--wire "f16": not in this version/, /--wire/],
@@ -86,6 +128,30 @@ test(
 );
 
 test(
+  "a pace that no machine keeps is no error: the run ends, and says how often it was missed",
+  async () => {
+    await using cli = new CommandLine();
+    for (const [command, nodes] of [
+      [[...SERIAL.slice(0, 3)], 1],
+      [["train", "-n", "2"], 2],
+    ] as const) {
+      const flags = [...SMALL, "--steps", "2", "--quiet", "--pace", "1000TFLOP/s", "--out", `run-${nodes}`] as const;
+      const { code, stderr } = await cli.run(...command, ...flags);
+      expect(code, stderr).toBe(0);
+      const { emulated } = cli.json(`run-${nodes}`, "summary.json") as { emulated: Record<string, number> };
+      const { missedPaces, pacedOperations } = emulated;
+      expect(missedPaces).toBeGreaterThan(0);
+      expect(stderr).toMatch(
+        new RegExp(
+          `^warning: ${missedPaces} of ${pacedOperations} paced operations took longer than --pace says[^\n]+\n$`,
+        ),
+      );
+    }
+  },
+  LIMIT_MS,
+);
+
+test(
   "configuration files",
   async () => {
     await using cli = new CommandLine();
@@ -95,6 +161,9 @@ test(
       ['{"step": 3}', /unknown setting "step"/],
       ['{"servers": 1}', /setting "servers": not in this version/],
       ['{"steps": "all"}', /--steps "all": a whole number/],
+      ['{"laps": 2, "schedule": "gpipe", "nodes": 2}', /--schedule gpipe: it has no laps, and --laps is 2/],
+      ['{"pace": 2}', /--pace 2: a text is needed/],
+      ['{"link": "fast"}', /--link "fast": a rate in/],
     ] as const;
     for (const [content, cause] of cases) {
       writeFileSync(cli.file("bad.json"), content);

@@ -18,7 +18,7 @@ test(
     expect(stdout).toBe(figures.map((name) => `${cli.file("run", "figures", name)}\n`).join(""));
     expect(readFileSync(cli.file("run", "figures", "timeline.png")).toString("hex", 0, 8)).toBe(PNG_MAGIC);
     const svg = readFileSync(cli.file("run", "figures", "timeline.svg"), "utf8");
-    expect(svg).toMatch(/1f1b, 2 nodes, 4 micro-batches: \d+\.\d % idle/);
+    expect(svg).toMatch(/zero-bubble, 2 nodes, 4 micro-batches: \d+\.\d % idle/);
     expect(svg).toContain("ms since the start of step 4");
     const drawn = await cli.run("plot", "run", "--format", "terminal");
     expect(drawn.stdout).toMatch(/^node 0 \|[FBWUfbwu.]{63}\| +\d+\.\d %$/m);
