@@ -95,9 +95,17 @@ describe("what all waits come down to", () => {
   });
 
   test("with laps the closure edge leads into the next one, and back into the one before", () => {
-    const over = [member(0, {}, 2), member(1, { counts: counts({ forwarded: [32, 30] }, 2) }, 2)];
+    // Nothing comes into the first lap, nor back into the last.
+    const [begins, ends] = [{ activations: [0, 30] }, { gradients: [30, 0] }];
+    const over = [
+      member(0, { counts: counts(begins, 2) }, 2),
+      member(1, { counts: counts({ ...ends, forwarded: [32, 30] }, 2) }, 2),
+    ];
     expect(explainWaits(over).cause).toBe("the edge from node 1 to node 0 holds 2 activations: sent, not arrived");
-    const back = [member(0, { counts: counts({ backwarded: [30, 34] }, 2) }, 2), member(1, {}, 2)];
+    const back = [
+      member(0, { counts: counts({ ...begins, backwarded: [30, 34] }, 2) }, 2),
+      member(1, { counts: counts(ends, 2) }, 2),
+    ];
     expect(explainWaits(back).cause).toBe("the edge from node 0 to node 1 holds 4 gradients: sent, not arrived");
   });
 
