@@ -2,6 +2,10 @@
  * @file Every schedule on real paced processes beside its formula: 2, 4 and 8 nodes, 8, 16 and 32 micro-batches, a uniform
  * model; and a hop latency of one forward on 8 nodes with 64 micro-batches.
  */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { median } from "simple-statistics";
+import type { TimelineEntry } from "../../src/metrics/timeline.ts";
 import { paceFor, table, uniformModel, type Campaign, type Cell, type RunSummary } from "./campaign.ts";
 
 const WIDTH = 32;
@@ -21,8 +25,10 @@ interface Result {
   readonly runQueue: number;
   readonly missedPaces: number;
   readonly stepMs: number;
-  /** Of the main threads at both ends, everything they did, over the messages. */
-  readonly messageCpuMs: number;
+  /** From the end of an F to its activation's arrival at the successor: CPU of both ends, and the way; median. */
+  readonly messageMs: number;
+  /** Everything that the main threads did, over the messages. */
+  readonly mainThreadMs: number;
   readonly weights: string;
 }
 
@@ -68,7 +74,7 @@ function cells(): readonly Cell[] {
   return all;
 }
 
-function measure({ id }: Cell, summary: RunSummary): Result {
+function measure({ id }: Cell, summary: RunSummary, folder: string): Result {
   const [schedule = "", nodes = "", microBatches = ""] = id.split(" ");
   const messages = summary.perNode.reduce((sum, node) => sum + node.messagesSent, 0);
   const cpuMs = summary.perNode.reduce((sum, node) => sum + node.communicationCpuMs, 0);
@@ -83,9 +89,32 @@ function measure({ id }: Cell, summary: RunSummary): Result {
     runQueue: summary.runQueuePercent,
     missedPaces: summary.emulated.missedPaces,
     stepMs: summary.stepMsMedian,
-    messageCpuMs: cpuMs / messages,
+    messageMs: messageMs(folder, summary.nodes),
+    mainThreadMs: cpuMs / messages,
     weights: summary.weightsSha256,
   };
+}
+
+/** A node sends the activation of a micro-batch before its gradient, and receives it before its gradient. */
+function messageMs(folder: string, nodes: number): number {
+  const firsts = (node: number, kind: string): ReadonlyMap<string, number> => {
+    const entries = readFileSync(join(folder, "timeline", `${node}.jsonl`), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as TimelineEntry)
+      .filter((entry) => entry.kind === kind && entry.step > 0);
+    return new Map(
+      entries
+        .toSorted((a, b) => b.startMs - a.startMs)
+        .map((entry) => [`${entry.step}/${entry.lap}/${entry.microBatch}`, entry.startMs]),
+    );
+  };
+  const times: number[] = [];
+  for (let node = 0; node + 1 < nodes; node += 1) {
+    const received = firsts(node + 1, "receive");
+    for (const [key, sentMs] of firsts(node, "send")) times.push(received.get(key)! - sentMs);
+  }
+  return median(times);
 }
 
 function report(results: readonly (Result & { readonly id: string })[]): string {
@@ -97,7 +126,8 @@ function report(results: readonly (Result & { readonly id: string })[]): string 
     one(result.formula),
     result.link === "" ? one(result.idle - result.theory) : "",
     one(result.runQueue),
-    result.messageCpuMs.toFixed(2),
+    result.messageMs.toFixed(2),
+    result.mainThreadMs.toFixed(2),
     result.missedPaces,
     result.stepMs.toFixed(0),
   ]);
@@ -108,7 +138,8 @@ function report(results: readonly (Result & { readonly id: string })[]): string 
     "formula %",
     "idle - dry run",
     "run queue %",
-    "message CPU ms",
+    "message ms",
+    "main thread ms a message",
     "missed paces",
     "step ms",
   ];
