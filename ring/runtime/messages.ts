@@ -195,7 +195,7 @@ export function checkMessage<Schema extends z.ZodType>(schema: Schema, value: un
   if (result.success) return result.data;
   const [issue] = result.error.issues;
   throw new ProtocolError(
-    `a message is malformed: ${issue?.path.join(".")} ${issue?.message}`,
+    ["a message is malformed:", issue?.path.join("."), issue?.message].filter((part) => part !== "").join(" "),
     "run the same build on every node",
   );
 }

@@ -145,7 +145,7 @@ function addSimulateCommand(program: Command): void {
     .option("--quiet", "no progress")
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp simulate -n 1024 --schedule 1f1b --micro-batches 2048\n  ringtmp simulate -n 8 --micro-batches 64 --hop-latency 0.5 --out results/runs/far\n  ringtmp simulate -n 4 --model mlp:256-256-256-256-256 --pace 2GFLOP/s --link 100mbit,5ms\n  ringtmp simulate -n 4 --schedule zb-h1 --print > tasks.txt && ringtmp simulate --tasks tasks.txt",
+      "\nExamples:\n  ringtmp simulate -n 1024 --schedule 1f1b --micro-batches 2048\n  ringtmp simulate -n 8 --micro-batches 64 --hop-latency 0.5 --out far\n  ringtmp simulate -n 4 --model mlp:64-64-64-64-64 --pace 2GFLOP/s --link 5ms\n  ringtmp simulate -n 4 --schedule zb-h1 --print > tasks.txt\n  ringtmp simulate --tasks tasks.txt",
     )
     .action(async (options: Options) => run((await import("./simulate.ts")).simulateCommand(options)));
 }

@@ -92,7 +92,7 @@ function memoryOf(text: string): number {
     if (!(cause instanceof UsageError)) throw cause;
     throw new UsageError(
       cause.message.replace("--memory-limit", "--memory"),
-      "write for example --memory 512MiB: a node alone takes about 110MiB",
+      "write for example --memory 512MiB: a node alone takes about 170MiB",
       { cause },
     );
   }

@@ -40,7 +40,7 @@ function describe(summary: Readonly<Record<string, unknown>>, out: string): stri
 
 /** Speed, link or memory that are stated, not this machine's. */
 function emulationLine({ pace, link, memoryLimit }: Readonly<Record<string, unknown>>): [string, string][] {
-  const stated = Object.entries({ "pace": pace, "link": link, "memory limit": memoryLimit });
+  const stated = Object.entries({ pace: pace, link: link, "memory limit": memoryLimit });
   const texts = stated.filter(([, value]) => value !== null).map(([name, value]) => `${name} ${String(value)}`);
   return texts.length === 0 ? [] : [["emulated", texts.join(", ")]];
 }

@@ -156,7 +156,10 @@ export class NodeProcess {
     const isWriter = view.members.find((member) => member.machine === view.members[node]!.machine)?.node === node;
     if (isWriter) {
       folder.writeJson(RUN_FILES.config, job.settings);
-      folder.writeJson(RUN_FILES.environment, { ...describeEnvironment(view.engine), dataSha256: job.dataSha256 });
+      folder.writeJson(RUN_FILES.environment, {
+        ...describeEnvironment(view.engine, job.settings),
+        dataSha256: job.dataSha256,
+      });
       // Each node of this machine answers at a socket of its own, numbered as the nodes are.
       folder.writeJson(RUN_FILES.job, {
         job: job.job,

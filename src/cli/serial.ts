@@ -21,7 +21,7 @@ export async function trainSerial(request: RunRequest, progress: Progress): Prom
   const onCommitted = (step: number, loss: number): void => progress.step(step, settings.steps, loss);
   const run = new SerialRun({ settings, data, folder, firstStep, onCommitted });
   folder.writeJson(RUN_FILES.environment, {
-    ...describeEnvironment(run.engineId),
+    ...describeEnvironment(run.engineId, settings),
     dataSha256: data.sha256,
   });
   let interrupted = false;

@@ -118,7 +118,10 @@ function progressOf(progress: Progress, count: number, startedMs: number): (task
 
 function write(folder: RunFolder, settings: SimulationSettings, summary: Summary, recording: Recording | null): void {
   folder.writeJson(RUN_FILES.config, settings.config);
-  folder.writeJson(RUN_FILES.environment, { ...describeEnvironment("simulator"), clockSource: "virtual time" });
+  folder.writeJson(RUN_FILES.environment, {
+    ...describeEnvironment("simulator", settings.run),
+    clockSource: "virtual time",
+  });
   const { nodes } = settings.run;
   if (recording !== null) {
     const timelines = Array.from({ length: nodes }, (_, node) => ({ node, entries: recording.entries(node) }));

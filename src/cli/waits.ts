@@ -88,11 +88,14 @@ function waitOf({ kind, lap = 0, microBatch = 0 }: NodeState["lacks"][number], n
 function causeOf(members: readonly RingMember[]): string | null {
   const silent = members.find(({ state }) => state === undefined);
   if (silent !== undefined) {
-    const process = silent.pid === null ? "it is on another machine" : `its process ${silent.pid} is stopped, or very busy`;
+    const process =
+      silent.pid === null ? "it is on another machine" : `its process ${silent.pid} is stopped, or very busy`;
     return `node ${silent.node} does not answer: ${process}`;
   }
   const states = members.flatMap(({ state }) => state ?? []);
   if (states.some(({ running }) => running !== null)) return null;
+  const moving = states.filter(({ phase }) => phase === "moving").map(({ node }) => node);
+  if (moving.length > 0) return `layers are on their way: ${moving.map((node) => `node ${node}`).join(", ")}`;
   return heldByEdge(states) ?? "nobody computes and nothing is on its way: every node waits for another one";
 }
 

@@ -3,8 +3,15 @@ import { execFileSync, type StdioOptions } from "node:child_process";
 import { existsSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem, type } from "node:os";
 import { BUILD } from "../config/fingerprint.ts";
+import type { Settings } from "../config/settings.ts";
 
-export function describeEnvironment(engine: string): Record<string, unknown> {
+/** @param stated settings; those that emulate something are named */
+export function describeEnvironment(
+  engine: string,
+  stated: Pick<Settings, "pace" | "link" | "memoryLimit">,
+): Record<string, unknown> {
+  const { pace, link, memoryLimit } = stated;
+  const emulations = Object.entries({ pace, link, memoryLimit }).filter(([, value]) => value !== null);
   return {
     build: BUILD,
     node: process.versions.node,
@@ -15,7 +22,7 @@ export function describeEnvironment(engine: string): Record<string, unknown> {
     memoryBytes: totalmem(),
     os: `${type()} ${release()} ${process.arch}`,
     gitCommit: gitCommit(),
-    emulations: [],
+    emulations: emulations.map(([name, value]) => `${name} ${value}`),
     clockSource: "performance.timeOrigin + performance.now()",
     runQueueSource: existsSync("/proc/thread-self/schedstat") ? "schedstat" : null,
   };

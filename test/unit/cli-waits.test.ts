@@ -30,6 +30,17 @@ describe("what a node does", () => {
     expect(cause).toBeNull();
   });
 
+  test("while layers move, nobody computes and nothing is stuck", () => {
+    const members = [
+      member(0, { phase: "moving" }),
+      member(1, { phase: "moving" }),
+      member(2, { lacks: [gradient(1)] }),
+    ];
+    const { nodes, cause } = explainWaits(members);
+    expect(nodes.map(({ does }) => does)).toEqual(["moving", "moving", "waits"]);
+    expect(cause).toBe("layers are on their way: node 0, node 1");
+  });
+
   test.each<[Lack, string, number | null]>([
     [activation(5), "activation for 1F5", 0],
     [activation(5, 2), "activation for 9F5", 0],
