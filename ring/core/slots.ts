@@ -18,7 +18,13 @@ export function leastSlots(shape: ScheduleShape, node: number): number {
   return Math.min(most, microBatches);
 }
 
-/** A step under way, and the next one's activations that arrive while this one's W are still to do. */
-export function mostSlots({ microBatches }: ScheduleShape): number {
-  return 2 * microBatches;
+/** Beyond eight micro-batches a node: what latency may put in flight. */
+const IN_FLIGHT_SPARE = 256;
+
+/**
+ * A step under way, and the next one's activations that arrive while this one's W are still to do; of long steps as many as
+ * windows ever ask for.
+ */
+export function mostSlots({ microBatches, nodes }: ScheduleShape): number {
+  return Math.min(2 * microBatches, 8 * nodes + IN_FLIGHT_SPARE);
 }

@@ -6,20 +6,30 @@
  */
 import type { ConnectionEncrypter, MessageStream } from "@libp2p/interface";
 
+/** The TLS socket below an encrypted connection, where there is one. */
+interface Corkable {
+  cork(): void;
+  uncork(): void;
+}
+
 /** Found by the `timeline` object, which a connection shares with the socket below it. */
 const outlets = new WeakMap<object, Outlet>();
 
 export class Outlet {
   readonly #encrypted: MessageStream;
   readonly #listeners = new Set<() => void>();
+  readonly #socket: Corkable | undefined;
   #acceptedBytes = 0;
   #passedBytes = 0;
+  #isCorked = false;
 
   constructor(encrypted: MessageStream) {
     this.#encrypted = encrypted;
+    this.#socket = (encrypted as { readonly socket?: Corkable }).socket;
     const send = encrypted.send.bind(encrypted);
     encrypted.send = (data) => {
       this.#acceptedBytes += data.byteLength;
+      this.#cork();
       return send(data);
     };
     // While `drain` is dispatched the socket below is empty: what is no longer queued here is out. After `idle` nothing is
@@ -28,6 +38,18 @@ export class Outlet {
     encrypted.addEventListener("drain", () => this.#pass(this.#acceptedBytes - encrypted.writeBufferLength));
     encrypted.addEventListener("idle", () => {
       if (!encrypted.writableNeedsDrain) this.#pass(this.#acceptedBytes);
+    });
+  }
+
+  /** A muxer sends a frame's header and its data one after the other: together they are one record and one system call. */
+  #cork(): void {
+    const socket = this.#socket;
+    if (socket === undefined || this.#isCorked) return;
+    this.#isCorked = true;
+    socket.cork();
+    queueMicrotask(() => {
+      this.#isCorked = false;
+      socket.uncork();
     });
   }
 
