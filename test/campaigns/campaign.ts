@@ -90,12 +90,12 @@ export function table(head: readonly string[], rows: readonly (readonly (string 
   return line(head) + line(head.map(() => "---")) + rows.map(line).join("");
 }
 
-/** A model whose dense layers all have one width, and data with as many features and classes. */
+/** A model whose dense layers all have one width, and data with as many features and classes; the test set is tiny, since evaluation is paced too. */
 export function uniformModel(layers: number, width: number): readonly string[] {
   const model = `mlp:${Array<number>(layers + 1)
     .fill(width)
     .join("-")}`;
-  return ["--model", model, "--data", `synthetic:classes=${width},features=${width}`];
+  return ["--model", model, "--data", `synthetic:classes=${width},features=${width},test=8`];
 }
 
 /** GFLOP/s at which a node with `layers` uniform layers takes `forwardMs` for F of `rows` samples. */
