@@ -136,8 +136,8 @@ describe("a plan", () => {
     const [held, heldTight] = [open, tight].map(
       ({ schedules }) => schedules.find(({ schedule }) => schedule === "zero-bubble")!.slots,
     );
-    // Two for each node, and one for what is on the way.
-    expect(held).toBe(9);
+    // Two for each node; what is on the way is less than half a micro-batch.
+    expect(held).toBe(8);
     expect(heldTight).toBeLessThan(4);
     expect(systemOf(tight, "ring").fits).toBe(true);
     expect(systemOf(tight, "ring").stepMs).toBeGreaterThan(1.2 * systemOf(open, "ring").stepMs);
@@ -150,7 +150,7 @@ describe("a plan", () => {
     expect(schedules({ microBatches: 2 })).toEqual(["naive", "gpipe", "1f1b", "zero-bubble"]);
     expect(schedules({ laps: 2 })).toEqual(["interleaved", "zero-bubble"]);
     const [naive, gpipe, , , , rule] = makePlan(scenarioOf(), "zero-bubble").schedules;
-    expect([naive?.slots, gpipe?.slots, rule?.slots]).toEqual([1, 8, 9]);
+    expect([naive?.slots, gpipe?.slots, rule?.slots]).toEqual([1, 8, 8]);
     // The simulation runs the schedule that it names.
     expect(scheduleOf({ kind: "gpipe", nodes: 4, laps: 1, microBatches: 8 }, 0)).toHaveLength(24);
     expect(gpipe!.stepMs / gpipe!.formulaStepMs!).toBeCloseTo(1, 3);
