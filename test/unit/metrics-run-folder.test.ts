@@ -179,7 +179,15 @@ describe("a timeline", () => {
     const timeline = new Timeline(folder, 2, keptSteps);
     for (let step = 0; step < steps; step += 1) {
       timeline.add({ kind: "F", step, lap: 0, microBatch: 0, startMs: 10 * step, endMs: 10 * step + 5, bytes: 0 });
-      timeline.add({ kind: "send", step, lap: 0, microBatch: 0, startMs: 10 * step + 5, endMs: 10 * step + 6, bytes: 64 });
+      timeline.add({
+        kind: "send",
+        step,
+        lap: 0,
+        microBatch: 0,
+        startMs: 10 * step + 5,
+        endMs: 10 * step + 6,
+        bytes: 64,
+      });
     }
     timeline.flush();
     timeline.flush();
@@ -203,8 +211,24 @@ describe("a timeline", () => {
     const timeline = new Timeline(folder, 0, 2);
     for (let step = 0; step < 4; step += 1) {
       timeline.add({ kind: "F", step, lap: 0, microBatch: 0, startMs: 10 * step, endMs: 10 * step + 5, bytes: 0 });
-      timeline.add({ kind: "receive", step: step + 1, lap: 0, microBatch: 0, startMs: 10 * step + 6, endMs: 10 * step + 6, bytes: 64 });
-      timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs: 10 * step + 7, endMs: 10 * step + 8, bytes: 0 });
+      timeline.add({
+        kind: "receive",
+        step: step + 1,
+        lap: 0,
+        microBatch: 0,
+        startMs: 10 * step + 6,
+        endMs: 10 * step + 6,
+        bytes: 64,
+      });
+      timeline.add({
+        kind: "update",
+        step,
+        lap: 0,
+        microBatch: 0,
+        startMs: 10 * step + 7,
+        endMs: 10 * step + 8,
+        bytes: 0,
+      });
     }
     timeline.flush();
     const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
