@@ -136,7 +136,10 @@ function addSimulateCommand(program: Command): void {
       "--tasks <file>",
       "a schedule of your own, a line of 0F0 0B0 0W0 … a node; B and W are one operation where --schedule has them so",
     )
-    .option("--from <runs...>", "folders of runs whose measured costs are used; their settings hold, but for flags")
+    .option(
+      "--from <runs...>",
+      "folders of runs whose measured costs are used; their settings hold, but for flags and --steps",
+    )
     .option("--print", "print each node's tasks of one step instead of the summary")
     .option("--out <folder>", "where the results go (default: they are not kept)")
     .option("--force", "replace the run in --out")

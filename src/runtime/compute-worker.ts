@@ -73,6 +73,7 @@ class Worker {
   readonly #pacer = pace === null ? null : new Pacer(pace);
   /** When the layer under way began. */
   #layerStartMs = 0;
+  #isTraining = true;
 
   constructor() {
     const kernels = loadKernels(engine, shared);
@@ -96,6 +97,7 @@ class Worker {
     const runQueueMs = this.#runQueue.elapsedMs();
     const startMs = nowMs();
     this.#layerStartMs = startMs;
+    this.#isTraining = operation.kind !== "evaluate";
     this.#pacer?.begin(startMs);
     const outcome = this.#perform(operation);
     const endMs = nowMs();
@@ -135,7 +137,9 @@ class Worker {
     return defined(this.#segments[lap], `lap ${lap} has a segment`);
   }
 
+  /** Evaluation is no part of a step: it takes what it needs, and tells nothing of what a step costs. */
   #afterLayer({ init }: SegmentLayout, { index, spec }: LayerLayout, pass: LayerPass): void {
+    if (!this.#isTraining) return;
     this.#pacer?.sleepAfter(operationFlops(spec, init.rows, pass, index === 0));
     const endMs = nowMs();
     this.#layerTimes.add(index, pass, endMs - this.#layerStartMs);

@@ -90,7 +90,7 @@ export function table(head: readonly string[], rows: readonly (readonly (string 
   return line(head) + line(head.map(() => "---")) + rows.map(line).join("");
 }
 
-/** A model whose dense layers all have one width, and data with as many features and classes; the test set is tiny, since evaluation is paced too. */
+/** A model whose dense layers all have one width, and data with as many features and classes; the test set is tiny, since only steps are measured. */
 export function uniformModel(layers: number, width: number): readonly string[] {
   const model = `mlp:${Array<number>(layers + 1)
     .fill(width)
