@@ -1,7 +1,7 @@
-/** @file The first frame each way: JSON of less than 4 KiB that says who speaks, about what; and the answer or refusal. */
+/** @file The first frame each way: JSON of at most 4 KiB that says who speaks, about what; and the answer or refusal. */
 import { NetworkError, ProtocolError } from "../types/errors.ts";
 import { assert } from "../types/assert.ts";
-import { CONTROL_BYTES_MAX } from "../wire/header.ts";
+import { HELLO_BYTES_MAX } from "../wire/header.ts";
 import type { FrameHeader } from "../wire/header.ts";
 
 /** Fields that the caller chooses, such as job, view, role, edge, direction. They come from the peer: check them. */
@@ -12,7 +12,7 @@ export type HelloAnswer =
 
 export function encodeJson(value: Hello | HelloAnswer): Uint8Array {
   const bytes = Buffer.from(JSON.stringify(value));
-  assert(bytes.byteLength <= CONTROL_BYTES_MAX, `a hello has at most ${CONTROL_BYTES_MAX} bytes`);
+  assert(bytes.byteLength <= HELLO_BYTES_MAX, `a hello has at most ${HELLO_BYTES_MAX} bytes`);
   return bytes;
 }
 

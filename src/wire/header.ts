@@ -39,7 +39,14 @@ export const FrameKind = {
   control: 20,
   evaluation: 21,
   parameters: 22,
+  /** A part of a layer's gradient for a replica: `microBatch` is the layer, `value` the part's offset in bytes. */
   replica: 23,
+  /** The highest version that all hold: `step` is the version, `microBatch` how many have reported it. No payload. */
+  frontier: 24,
+  /** All parts of a step have been sent; `value` is the step's loss, or NaN. No payload. */
+  replicaDone: 25,
+  /** A replica has applied a step: `step` is the version, the payload its digests in JSON. */
+  applied: 26,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -54,16 +61,21 @@ const KIB = 1024;
 export const TENSOR_BYTES_MAX = 64 * KIB * KIB;
 /** A layer that moves travels in parts of this size, the last one shorter. */
 export const LAYER_PART_BYTES_MAX = 16 * KIB * KIB;
+export const REPLICA_PART_BYTES_MAX = KIB * KIB;
 export const TOKEN_BYTES_MAX = KIB * KIB;
-export const CONTROL_BYTES_MAX = 4 * KIB;
+/** Before a peer is known, little is taken from it. */
+export const HELLO_BYTES_MAX = 4 * KIB;
+/** Describes a view with many members. */
+export const CONTROL_BYTES_MAX = 64 * KIB;
+export const APPLIED_BYTES_MAX = 64 * KIB;
 
 /** Longest payload of each kind, in bytes; a kind that is not here is unknown. */
 const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number>([
-  [FrameKind.hello, CONTROL_BYTES_MAX],
-  [FrameKind.helloAnswer, CONTROL_BYTES_MAX],
+  [FrameKind.hello, HELLO_BYTES_MAX],
+  [FrameKind.helloAnswer, HELLO_BYTES_MAX],
   [FrameKind.grant, 0],
   [FrameKind.goodbye, 0],
-  [FrameKind.abort, CONTROL_BYTES_MAX],
+  [FrameKind.abort, HELLO_BYTES_MAX],
   [FrameKind.activation, TENSOR_BYTES_MAX],
   [FrameKind.gradient, TENSOR_BYTES_MAX],
   [FrameKind.labels, TENSOR_BYTES_MAX],
@@ -71,7 +83,10 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.control, CONTROL_BYTES_MAX],
   [FrameKind.evaluation, TENSOR_BYTES_MAX],
   [FrameKind.parameters, LAYER_PART_BYTES_MAX],
-  [FrameKind.replica, TENSOR_BYTES_MAX],
+  [FrameKind.replica, REPLICA_PART_BYTES_MAX],
+  [FrameKind.frontier, 0],
+  [FrameKind.replicaDone, 0],
+  [FrameKind.applied, APPLIED_BYTES_MAX],
 ]);
 
 /** What a sender says about a frame. */

@@ -8,13 +8,19 @@ import { FrameDecoder } from "../../src/wire/decoder.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
 import { encodeFrame } from "../../src/wire/encode.ts";
 import {
+  APPLIED_BYTES_MAX,
   CONTROL_BYTES_MAX,
   DataType,
   Direction,
   FrameKind,
   frameFields,
   HEADER_BYTES,
+  HELLO_BYTES_MAX,
+  LAYER_PART_BYTES_MAX,
+  payloadBytesMax,
+  REPLICA_PART_BYTES_MAX,
   TENSOR_BYTES_MAX,
+  TOKEN_BYTES_MAX,
 } from "../../src/wire/header.ts";
 import type { FrameFields } from "../../src/wire/header.ts";
 
@@ -27,7 +33,7 @@ const uint32 = fc.integer({ min: 0, max: 0xffff_ffff });
 const uint16 = fc.integer({ min: 0, max: 0xffff });
 const message: fc.Arbitrary<Message> = fc
   .record({
-    kind: fc.constantFrom(FrameKind.activation, FrameKind.gradient, FrameKind.token, FrameKind.labels),
+    kind: fc.constantFrom(...Object.values(FrameKind).filter((kind) => payloadBytesMax(kind)! > 0)),
     dtype: fc.constantFrom(DataType.bytes, DataType.float32, DataType.int32),
     direction: fc.constantFrom(Direction.forward, Direction.backward),
     job: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
@@ -172,6 +178,37 @@ describe("frames", () => {
     const again = new FrameDecoder(() => new Uint8Array(8));
     expect(() => [...again.decode([forged])]).toThrow(reason);
     expect(asked).toBe(0);
+  });
+
+  const KIB = 1024;
+  const LIMITS: Readonly<Record<keyof typeof FrameKind, number>> = {
+    ...{ hello: HELLO_BYTES_MAX, helloAnswer: HELLO_BYTES_MAX, grant: 0, goodbye: 0, abort: HELLO_BYTES_MAX },
+    ...{ activation: TENSOR_BYTES_MAX, gradient: TENSOR_BYTES_MAX, labels: TENSOR_BYTES_MAX },
+    ...{ token: TOKEN_BYTES_MAX, control: CONTROL_BYTES_MAX, evaluation: TENSOR_BYTES_MAX },
+    ...{ parameters: LAYER_PART_BYTES_MAX, replica: REPLICA_PART_BYTES_MAX },
+    ...{ frontier: 0, replicaDone: 0, applied: APPLIED_BYTES_MAX },
+  };
+
+  test("the limits are as documented, and each number is of one kind", () => {
+    expect([HELLO_BYTES_MAX, CONTROL_BYTES_MAX, APPLIED_BYTES_MAX]).toEqual([4 * KIB, 64 * KIB, 64 * KIB]);
+    expect([REPLICA_PART_BYTES_MAX, TOKEN_BYTES_MAX]).toEqual([KIB * KIB, KIB * KIB]);
+    const numbers: readonly number[] = Object.values(FrameKind);
+    expect(new Set(numbers).size).toBe(numbers.length);
+    for (let kind = 0; kind < 256; kind++) expect(payloadBytesMax(kind) !== undefined).toBe(numbers.includes(kind));
+  });
+
+  test.each(Object.entries(LIMITS))("%s carries %i bytes and not one more", (name, limit) => {
+    const kind = FrameKind[name as keyof typeof FrameKind];
+    const [header] = encodeFrame(frameFields({ kind }), { sequence: 0, grantedBytes: 0 }, new Uint8Array(limit));
+    let asked: number | undefined;
+    const decoder = new FrameDecoder(({ payloadBytes }) => new Uint8Array((asked = payloadBytes)));
+    const frames = [...decoder.decode([header])];
+    expect([frames.length, asked]).toEqual(limit === 0 ? [1, undefined] : [0, limit]);
+    const forged = forge(header, (view) => view.setUint32(68, limit + 1, true));
+    expect(() => [...new FrameDecoder(() => new Uint8Array(limit + 1)).decode([forged])]).toThrow("limit");
+    expect(() =>
+      encodeFrame(frameFields({ kind }), { sequence: 0, grantedBytes: 0 }, new Uint8Array(limit + 1)),
+    ).toThrow("too long");
   });
 
   test("a repeated frame is refused", () => {
