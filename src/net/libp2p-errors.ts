@@ -1,6 +1,6 @@
 /** @file What libp2p throws, as the errors of every transport. Only names and codes are looked at, never stack traces. */
 import type { NetworkError } from "../types/errors.ts";
-import { cannotListen, portInUse, unreachable, unspokenProtocol, wrongPeer } from "./net-errors.ts";
+import { cannotListen, nobodyListens, portInUse, unreachable, unspokenProtocol, wrongPeer } from "./net-errors.ts";
 
 /** The error itself and those inside it, outermost first. */
 function* errorsOf(error: unknown): Generator<Error & { code?: unknown }> {
@@ -11,7 +11,6 @@ function* errorsOf(error: unknown): Generator<Error & { code?: unknown }> {
 }
 
 const CAUSES: Readonly<Record<string, string>> = {
-  ECONNREFUSED: "nothing listens there",
   ECONNRESET: "it closed the connection",
   EHOSTUNREACH: "no route to it",
   ENETUNREACH: "no route to its network",
@@ -28,16 +27,22 @@ export function isHangUp(error: unknown): boolean {
   return [...errorsOf(error)].some(({ name }) => HANG_UPS.includes(name));
 }
 
+const isWrongPeer = ({ name, message }: Error): boolean =>
+  name === "UnexpectedPeerError" || /unexpected peer|does not match expected/i.test(message);
+
+/** Every address was tried, and at each of them the system, or another peer, answered that this one is not there. */
+function isRefused(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isRefused);
+  if (!(error instanceof Error)) return false;
+  return isWrongPeer(error) || (error as { code?: unknown }).code === "ECONNREFUSED" || isRefused(error.cause);
+}
+
+/** A DialRefusedError where nobody of this name listens at any of the addresses. */
 export function dialError(address: string, protocol: string, signal: AbortSignal, error: unknown): NetworkError {
   const all = [...errorsOf(error)];
   const named = (...names: string[]): boolean => all.some(({ name }) => names.includes(name));
   if (named("UnsupportedProtocolError")) return unspokenProtocol(address, protocol);
-  if (
-    named("UnexpectedPeerError") ||
-    all.some(({ message }) => /unexpected peer|does not match expected/i.test(message))
-  ) {
-    return wrongPeer(address);
-  }
+  if (isRefused(error)) return all.some(isWrongPeer) ? wrongPeer(address) : nobodyListens(address);
   if (named("InvalidPeerIdError")) return unreachable(address, "it is this node itself");
   const code = all.map((inner) => CAUSES[String(inner.code)]).find((cause) => cause !== undefined);
   if (code !== undefined) return unreachable(address, code);

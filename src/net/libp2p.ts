@@ -12,6 +12,7 @@ import { multiaddr } from "@multiformats/multiaddr";
 import type { Multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p } from "libp2p";
 import { defined } from "../types/assert.ts";
+import { closeConnection, Connections, type ConnectionOptions } from "./libp2p-connections.ts";
 import { dialError, isHangUp, listenError } from "./libp2p-errors.ts";
 import { outletOf, withOutlets } from "./libp2p-encrypter.ts";
 import { Libp2pStream } from "./libp2p-stream.ts";
@@ -23,6 +24,8 @@ const MIB = 1024 * 1024;
 const STREAMS_PER_PROTOCOL_MAX = 1024;
 const CONNECTIONS_MAX = 1024;
 const DIAL_ATTEMPTS_MAX = 3;
+/** Ends the protocol of a stream that has a connection of its own, so that the other side keeps off it too. */
+const OWN_SUFFIX = "/own";
 
 /** Above 256 KiB the window grows with the traffic. The read buffer must exceed the window, or libp2p resets the stream. */
 const STREAM_OPTIONS = {
@@ -72,9 +75,11 @@ export async function createLibp2pTransport(init: Libp2pTransportInit): Promise<
 class Libp2pTransport implements Transport {
   readonly peerId: string;
   readonly #node: Libp2p;
+  readonly #connections: Connections;
 
   constructor(node: Libp2p) {
     this.#node = node;
+    this.#connections = new Connections(node);
     this.peerId = node.peerId.toString();
   }
 
@@ -87,11 +92,11 @@ class Libp2pTransport implements Transport {
     const parsed = list.map(parseAddress);
     if (this.#node.status !== "started") throw closedTransport();
     const signal = options.signal ?? AbortSignal.timeout(DIAL_LIMIT_MS);
+    const isOwn = options.ownConnection === true;
     for (let attempt = 1; ; attempt++) {
       try {
-        const connection = await this.#node.dial(parsed, { signal });
-        const stream = await connection.newStream(protocol, { signal, maxOutboundStreams: STREAMS_PER_PROTOCOL_MAX });
-        return wrap(stream, connection);
+        const connection = await this.#connections.take(parsed, { isOwn, signal });
+        return await openStream(connection, protocol, { isOwn, signal });
       } catch (error) {
         // On a busy machine one handshake in some dozens ends early (seen with Noise), for no reason of the peer's.
         const mayTryAgain = attempt < DIAL_ATTEMPTS_MAX && isHangUp(error) && !signal.aborted;
@@ -101,7 +106,11 @@ class Libp2pTransport implements Transport {
   }
 
   async handle(protocol: string, handler: StreamHandler): Promise<void> {
-    await this.#node.handle(protocol, (stream, connection) => handler(wrap(stream, connection)), {
+    const accept = (stream: Stream, connection: Connection): void => {
+      if (stream.protocol === protocol) this.#connections.share(connection);
+      handler(wrap(stream, connection));
+    };
+    await this.#node.handle([protocol, protocol + OWN_SUFFIX], accept, {
       maxInboundStreams: STREAMS_PER_PROTOCOL_MAX,
       maxOutboundStreams: STREAMS_PER_PROTOCOL_MAX,
     });
@@ -109,6 +118,20 @@ class Libp2pTransport implements Transport {
 
   async close(): Promise<void> {
     await this.#node.stop();
+  }
+}
+
+async function openStream(connection: Connection, protocol: string, options: ConnectionOptions): Promise<Libp2pStream> {
+  const { isOwn, signal } = options;
+  const limits = { signal, maxOutboundStreams: STREAMS_PER_PROTOCOL_MAX };
+  if (!isOwn) return wrap(await connection.newStream(protocol, limits), connection);
+  try {
+    const stream = await connection.newStream(protocol + OWN_SUFFIX, limits);
+    stream.addEventListener("close", () => void closeConnection(connection));
+    return wrap(stream, connection);
+  } catch (error) {
+    void closeConnection(connection);
+    throw error;
   }
 }
 

@@ -6,6 +6,7 @@ import { assert } from "../types/assert.ts";
 import { Inbox } from "./inbox.ts";
 import {
   closedTransport,
+  nobodyListens,
   notAnAddress,
   portInUse,
   streamEnded,
@@ -55,7 +56,7 @@ class MemoryTransport implements Transport {
     if (!this.#open) throw closedTransport();
     if (options.signal?.aborted === true) throw unreachable(list.join(", "), "no answer in time");
     const found = named.find(({ member }) => member !== undefined);
-    if (found?.member === undefined) throw unreachable(list.join(", "), "nothing listens there");
+    if (found?.member === undefined) throw nobodyListens(list.join(", "));
     if (found.member.peerId !== found.peer) throw wrongPeer(list.join(", "));
     const handler = found.member.#handlers.get(protocol);
     if (handler === undefined) throw unspokenProtocol(list.join(", "), protocol);

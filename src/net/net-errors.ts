@@ -1,14 +1,22 @@
 /** @file The errors of every transport: one line of cause, one line of remedy. */
 import { NetworkError, UsageError } from "../types/errors.ts";
 
-export const unreachable = (address: string, cause: string): NetworkError =>
-  new NetworkError(
-    `cannot reach ${address}: ${cause}`,
-    "check that the node runs, its address and port, and the firewall",
-  );
+const CHECK_NODE = "check that the node runs, its address and port, and the firewall";
 
-export const wrongPeer = (address: string): NetworkError =>
-  new NetworkError(
+export const unreachable = (address: string, cause: string): NetworkError =>
+  new NetworkError(`cannot reach ${address}: ${cause}`, CHECK_NODE);
+
+/**
+ * A dial whose answer was no: at every address nothing listens, or another peer does. Whoever was there has ended, which
+ * silence would not show.
+ */
+export class DialRefusedError extends NetworkError {}
+
+export const nobodyListens = (address: string): DialRefusedError =>
+  new DialRefusedError(`cannot reach ${address}: nothing listens there`, CHECK_NODE);
+
+export const wrongPeer = (address: string): DialRefusedError =>
+  new DialRefusedError(
     `another peer answers at ${address}`,
     "use the address that the node prints now: its identity has changed",
   );

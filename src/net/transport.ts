@@ -52,6 +52,11 @@ export type StreamHandler = (stream: ByteStream) => void;
 export interface DialOptions {
   /** Ends the attempt; without it, the attempt ends after `DIAL_LIMIT_MS`. */
   readonly signal?: AbortSignal;
+  /**
+   * The stream shares its connection with no other, so that it does not wait behind what they have queued. It costs a
+   * handshake, and ends with the stream.
+   */
+  readonly ownConnection?: true;
 }
 
 export interface Transport {
@@ -60,9 +65,10 @@ export interface Transport {
   readonly addresses: readonly string[];
 
   /**
-   * Opens a stream. Several addresses are of one peer and are tried in parallel.
+   * Opens a stream. Several addresses are of one peer and are tried in turn.
    * @throws UsageError for what is not an address
-   * @throws NetworkError when nobody answers, another peer does, or it does not speak the protocol
+   * @throws DialRefusedError when nothing, or another peer, listens at each of the addresses
+   * @throws NetworkError when nobody answers in time, or the peer does not speak the protocol
    */
   dial(addresses: string | readonly string[], protocol: string, options?: DialOptions): Promise<ByteStream>;
 

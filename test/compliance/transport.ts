@@ -6,7 +6,19 @@ import { Link } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { FrameKind } from "../../src/wire/header.ts";
-import { compliance, drain, ignore, LIMIT_MS, pattern, PROTOCOL, soon, write, type TransportFactory } from "./ends.ts";
+import { DialRefusedError } from "../../src/net/net-errors.ts";
+import {
+  compliance,
+  drain,
+  ignore,
+  LIMIT_MS,
+  NONE,
+  pattern,
+  PROTOCOL,
+  soon,
+  write,
+  type TransportFactory,
+} from "./ends.ts";
 
 export function transportCompliance(factory: TransportFactory): void {
   compliance(factory, ({ create, streams }) => {
@@ -64,12 +76,32 @@ export function transportCompliance(factory: TransportFactory): void {
     });
 
     describe("dialling", () => {
-      test("an address where nobody listens says so", async () => {
+      test("an address where nobody listens refuses", async () => {
         const dialler = await create();
         const failure = dialler.dial(factory.nowhere, PROTOCOL, { signal: AbortSignal.timeout(5_000) });
         await expect(soon(failure)).rejects.toMatchObject({
+          name: "DialRefusedError",
+          message: expect.stringMatching(/cannot reach .*: nothing listens there/),
+        });
+      });
+
+      test("a peer that was reached and has gone refuses", async () => {
+        const [dialler, listener] = [await create(), await create()];
+        await listener.handle(PROTOCOL, () => {});
+        const { addresses } = listener;
+        const stream = await soon(dialler.dial(addresses, PROTOCOL));
+        await listener.close();
+        await soon(drain(stream), "the end of the stream");
+        await expect(soon(dialler.dial(addresses, PROTOCOL))).rejects.toBeInstanceOf(DialRefusedError);
+      });
+
+      test("a dial that has no time left is no refusal", async () => {
+        const [dialler, listener] = [await create(), await create()];
+        await listener.handle(PROTOCOL, () => {});
+        const failure = dialler.dial(listener.addresses, PROTOCOL, { signal: AbortSignal.abort() });
+        await expect(soon(failure)).rejects.toMatchObject({
           name: "NetworkError",
-          message: expect.stringMatching(/cannot reach/),
+          message: expect.stringMatching(/no answer in time/),
         });
       });
 
@@ -77,12 +109,33 @@ export function transportCompliance(factory: TransportFactory): void {
         const [dialler, listener, third] = [await create(), await create(), await create()];
         await listener.handle(PROTOCOL, () => {});
         const address = listener.addresses[0]?.replace(`/p2p/${listener.peerId}`, `/p2p/${third.peerId}`) ?? "";
-        await expect(soon(dialler.dial(address, PROTOCOL))).rejects.toThrow("another peer answers");
+        await expect(soon(dialler.dial(address, PROTOCOL))).rejects.toMatchObject({
+          name: "DialRefusedError",
+          message: expect.stringMatching(/another peer answers/),
+        });
       });
 
       test("a protocol that the peer does not speak says so", async () => {
         const [dialler, listener] = [await create(), await create()];
-        await expect(soon(dialler.dial(listener.addresses, "/other/1"))).rejects.toThrow("does not speak /other/1");
+        await expect(soon(dialler.dial(listener.addresses, "/other/1"))).rejects.toMatchObject({
+          name: "NetworkError",
+          message: expect.stringMatching(/does not speak \/other\/1$/),
+        });
+      });
+
+      test("streams share a connection or have one of their own, in whatever order and at once", async () => {
+        const [dialler, listener] = [await create(), await create()];
+        const arrived: ByteStream[] = [];
+        await listener.handle(PROTOCOL, (stream) => void arrived.push(stream));
+        const kinds = [{}, { ownConnection: true }, {}, { ownConnection: true }] as const;
+        const dialled = await soon(Promise.all(kinds.map((kind) => dialler.dial(listener.addresses, PROTOCOL, kind))));
+        for (const [index, stream] of dialled.entries()) stream.write(Uint8Array.of(index), "given");
+        await soon(Promise.all(dialled.map((stream) => stream.flushed())));
+        while (arrived.length < kinds.length) await new Promise((resolve) => setImmediate(resolve));
+        const heard = arrived.map(async ({ source }) => (await source[Symbol.asyncIterator]().next()).value?.get(0));
+        expect((await soon(Promise.all(heard))).toSorted()).toEqual([0, 1, 2, 3]);
+        dialled[1]?.abort(new Error("test"));
+        for (const stream of [dialled[0], dialled[2], dialled[3]]) expect(stream?.write(NONE, "given")).toBe(true);
       });
 
       test("what is no address is a usage error", async () => {
