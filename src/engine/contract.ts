@@ -17,6 +17,11 @@ export interface View {
 export const ENGINE_KINDS = ["wasm", "wasm-exact"] as const;
 export type EngineKind = (typeof ENGINE_KINDS)[number];
 
+/** Elements. */
+export const DIGEST_CHUNK = 256;
+export const DIGEST_BYTES = 16;
+export const ACCUMULATORS_BYTES = 64;
+
 export interface Kernels {
   // Products: m, n and k are at least 1. Every element is one chain over k from zero, the same in all three, so its bits
   // depend on k and its two factors alone: rows give the same result alone as in a larger micro-batch.
@@ -63,6 +68,17 @@ export interface Kernels {
     loss: number,
     correct: number,
   ): void;
+
+  /** y = x, count elements. */
+  copy(x: number, y: number, count: number): void;
+
+  // A 128-bit digest of arrays, the same on every engine: for each array in turn begin, add its parts in order, end. All
+  // parts but the last are multiples of DIGEST_CHUNK elements. A single changed word changes the digest for certain.
+  /** Sets 64 bytes of accumulators up for an array of `count` elements. */
+  digestBegin(accumulators: number, count: number): void;
+  digestAdd(accumulators: number, x: number, count: number): void;
+  /** Folds the array into the 16 bytes at `digest`, which are zero before the first array. */
+  digestEnd(accumulators: number, digest: number): void;
 
   /** Index of the first element that is not finite, or -1. */
   firstNotFinite(x: number, count: number): number;

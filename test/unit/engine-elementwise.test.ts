@@ -169,3 +169,14 @@ describe.each(ENGINE_KINDS)("%s", (kind) => {
     expect(new Workbench(kind).kernels.firstNotFinite(64, 0)).toBe(-1);
   });
 });
+
+test.each(ENGINE_KINDS)("%s copies all elements, bit for bit, and nothing beside", (kind) => {
+  for (const [shift, length] of LENGTHS.entries()) {
+    const bench = new Workbench(kind);
+    const x = bench.place(randomFloats(length, FRESH_SEED), shift);
+    const y = bench.room(length, (shift * 3) % 5);
+    bench.kernels.copy(x.address, y.address, length);
+    expect(bits(y.values), `seed ${FRESH_SEED}`).toEqual(bits(x.values));
+    bench.checkGuards();
+  }
+});

@@ -126,6 +126,10 @@ export function sumRowsAdd(dy: usize, gradient: usize, rows: usize, columns: usi
   addArray(gradient, scratch, columns);
 }
 
+export function copy(x: usize, y: usize, count: usize): void {
+  memory.copy(y, x, count << 2);
+}
+
 export function firstNotFinite(x: usize, count: usize): i32 {
   const exponent = i32x4.splat(0x7f800000);
   let index: usize = 0;
