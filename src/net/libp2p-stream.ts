@@ -32,6 +32,7 @@ const STAGED_IN_USE_BYTES_MAX = QUEUED_BYTES_MARK + TAIL_BYTES + STAGED_BYTES_MA
 
 export class Libp2pStream implements ByteStream {
   readonly remotePeer: string;
+  queuedBytesMark = QUEUED_BYTES_MARK;
   readonly #stream: Stream;
   readonly #outlet: Outlet;
   readonly #inbox = new Inbox(UNREAD_BYTES_MAX_DEFAULT);
@@ -115,7 +116,7 @@ export class Libp2pStream implements ByteStream {
   }
 
   #isBelowMark(): boolean {
-    return this.#stream.writeBufferLength + this.#outlet.queuedBytes < QUEUED_BYTES_MARK;
+    return this.#stream.writeBufferLength + this.#outlet.queuedBytes < this.queuedBytesMark;
   }
 
   #isFlushed(): boolean {

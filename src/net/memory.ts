@@ -87,6 +87,7 @@ function parseAddress(address: string): { place: string; peer: string } {
 
 class MemoryStream implements ByteStream {
   readonly remotePeer: string;
+  queuedBytesMark = QUEUED_BYTES_MARK;
   readonly source = new Inbox(UNREAD_BYTES_MAX_DEFAULT);
   readonly #streams: Set<MemoryStream>;
   #other: MemoryStream = this;
@@ -129,12 +130,12 @@ class MemoryStream implements ByteStream {
       this.#queue.push(new Uint8Array(bytes.subarray(offset, offset + PART_BYTES)));
     }
     this.#queuedBytes += bytes.byteLength;
-    return this.#queuedBytes < QUEUED_BYTES_MARK;
+    return this.#queuedBytes < this.queuedBytesMark;
   }
 
   ready(): Promise<void> {
     if (this.#state === "closed") return Promise.reject(streamEnded(this.remotePeer));
-    if (this.#queuedBytes < QUEUED_BYTES_MARK) return DONE;
+    if (this.#queuedBytes < this.queuedBytesMark) return DONE;
     const waiter = Promise.withResolvers<void>();
     this.#waiters.push(waiter);
     return waiter.promise;

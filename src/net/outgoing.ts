@@ -124,7 +124,8 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
   async *encode(entries: AsyncIterable<Entry>, stream: ByteStream): AsyncGenerator<Piece> {
     for await (const entry of entries) {
       const { payload } = entry;
-      const isCopied = HEADER_BYTES + payload.byteLength <= STAGED_BYTES_MAX;
+      const pieceBytes = Math.min(PIECE_BYTES, stream.queuedBytesMark);
+      const isCopied = HEADER_BYTES + payload.byteLength <= Math.min(STAGED_BYTES_MAX, pieceBytes);
       const first = stream.stage(HEADER_BYTES + (isCopied ? payload.byteLength : 0));
       if (isCopied) first.set(payload, HEADER_BYTES);
       // The checksum is taken of the copy, which is in the processor's cache.
@@ -133,8 +134,8 @@ export class Outgoing implements AsyncIterableIterator<Entry> {
       if (entry.isCredited) this.sent.messages++;
       yield { bytes: first, ownership: "given", completes: isCopied ? entry : undefined };
       if (isCopied) continue;
-      for (let start = 0; start < payload.byteLength; start += PIECE_BYTES) {
-        const end = Math.min(start + PIECE_BYTES, payload.byteLength);
+      for (let start = 0; start < payload.byteLength; start += pieceBytes) {
+        const end = Math.min(start + pieceBytes, payload.byteLength);
         const completes = end === payload.byteLength ? entry : undefined;
         yield { bytes: payload.subarray(start, end), ownership: "lent", completes };
       }

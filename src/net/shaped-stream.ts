@@ -37,6 +37,7 @@ export interface ShapedStreamEvents {
 
 export class ShapedStream implements ByteStream {
   readonly remotePeer: string;
+  queuedBytesMark = QUEUED_BYTES_MARK;
   readonly source: AsyncIterable<Uint8ArrayList>;
   readonly #inner: ByteStream;
   readonly #shape: LinkShape;
@@ -170,7 +171,7 @@ export class ShapedStream implements ByteStream {
   }
 
   #isBelowMark(): boolean {
-    return this.#writtenBytes - this.#leftBytes < QUEUED_BYTES_MARK;
+    return this.#writtenBytes - this.#leftBytes < this.queuedBytesMark;
   }
 
   #when(isDue: () => boolean): Promise<void> {

@@ -24,6 +24,12 @@ export interface ByteStream {
    */
   write(bytes: Uint8Array, ownership: Ownership): boolean;
 
+  /**
+   * A writer pauses above this many queued bytes, those of other streams of the connection among them. A sender of bulk
+   * sets it lower, and its bytes then give way to what others write. At most `QUEUED_BYTES_MARK`, where it starts.
+   */
+  queuedBytesMark: number;
+
   /** Resolves when the queue is below its mark. Rejects with a NetworkError when the stream has ended. */
   ready(): Promise<void>;
 
@@ -81,8 +87,10 @@ export interface Transport {
 
 export const DIAL_LIMIT_MS = 10_000;
 
-/** A writer pauses above this many queued bytes. */
 export const QUEUED_BYTES_MARK = 4 * 1024 * 1024;
+
+/** The mark of bulk that gives way: at 100 Mbit/s, data waits 20 ms behind it. */
+export const BULK_BYTES_MARK = 256 * 1024;
 
 /** The largest part that `stage` gives. */
 export const STAGED_BYTES_MAX = 512 * 1024;

@@ -1,7 +1,7 @@
 /** @file What a link must do over every transport, and what it must refuse. */
 import { describe, expect, test } from "vitest";
 import { NetworkError, ProtocolError } from "../../src/types/errors.ts";
-import { Link } from "../../src/net/link.ts";
+import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { DataType, FrameKind, HEADER_BYTES } from "../../src/wire/header.ts";
 import {
@@ -66,6 +66,26 @@ export function linkCompliance(factory: TransportFactory): void {
         await soon(near.close());
         expect(received.length).toBe(count);
         received.forEach((bytes, seed) => expect(Buffer.compare(bytes, pattern(1_000_000, seed))).toBe(0));
+      });
+
+      test("carry frames of the side that accepted, unasked, while the other side sends too", async () => {
+        const [count, heard] = [200, { near: [] as number[], far: [] as number[] }];
+        const hear = (steps: number[]): Receiver => ({
+          destination: fresh,
+          windowBytes: 64 * 1024,
+          handle: ({ header }) => void steps.push(header.step),
+        });
+        const [near, far] = await links(hear(heard.near), hear(heard.far));
+        for (let step = 0; step < count; step++) {
+          void far.send({ kind: FrameKind.applied, step }, new Uint8Array(1_000));
+          void near.send({ kind: FrameKind.replica, step, value: 7 }, new Uint8Array(10_000));
+        }
+        expect(await soon(Promise.all([near.close(), far.close()]))).toEqual([
+          { kind: "goodbye" },
+          { kind: "goodbye" },
+        ]);
+        const steps = Array.from({ length: count }, (_, step) => step);
+        expect(heard).toEqual({ near: steps, far: steps });
       });
 
       test("many streams between two peers do not mix", async () => {

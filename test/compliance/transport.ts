@@ -66,6 +66,16 @@ export function transportCompliance(factory: TransportFactory): void {
         expect(() => near.write(new Uint8Array(1), "given")).toThrow(NetworkError);
       });
 
+      test("ask a writer to wait above its mark, which bulk sets lower", async () => {
+        const [near, far] = await streams();
+        far.unreadBytesMax = 1 << 24;
+        expect([near.write(new Uint8Array(1 << 20), "given"), near.queuedBytesMark]).toEqual([true, 1 << 22]);
+        await soon(near.flushed());
+        near.queuedBytesMark = 1000;
+        expect(near.write(new Uint8Array(1 << 20), "given")).toBe(false);
+        await soon(near.ready());
+      });
+
       test("abort a sender who ignores the reader's bound", async () => {
         const [near, far] = await streams();
         far.unreadBytesMax = 100_000;

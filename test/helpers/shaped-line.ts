@@ -3,7 +3,7 @@ import type { Alarm } from "../../src/net/alarm.ts";
 import { Inbox } from "../../src/net/inbox.ts";
 import { streamEnded } from "../../src/net/net-errors.ts";
 import { shapedTransport, type Shape, type ShapedTransport } from "../../src/net/shaped.ts";
-import type { ByteStream, Transport } from "../../src/net/transport.ts";
+import { QUEUED_BYTES_MARK, type ByteStream, type Transport } from "../../src/net/transport.ts";
 import { assert } from "../../src/types/assert.ts";
 
 /** More than any test has parts. */
@@ -43,6 +43,7 @@ export class HandClock {
 export class Recorder implements ByteStream {
   readonly remotePeer = "far";
   unreadBytesMax = 0;
+  queuedBytesMark = QUEUED_BYTES_MARK;
   readonly arrived: { readonly atMs: number; readonly bytes: Uint8Array }[] = [];
   readonly source = new Inbox(1);
   readonly #clock: HandClock;
