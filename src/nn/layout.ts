@@ -2,7 +2,7 @@
  * @file Where segments' arrays lie in the engine's memory, one segment after the other: a pure function of `SegmentInit`,
  * so that the main thread and the compute thread agree without a message. The memory refuses what is over 4 GiB.
  */
-import type { Kernels, View } from "../engine/contract.ts";
+import { ACCUMULATORS_BYTES, type Kernels, type View } from "../engine/contract.ts";
 import { EngineMemory } from "../engine/memory.ts";
 import { assert } from "../types/assert.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
@@ -29,16 +29,27 @@ export interface SegmentInit {
   readonly training?: boolean;
 }
 
-/** A layer's parameters and what is shaped like them. Each block holds weight [inputs, outputs], then bias [outputs]. */
-export interface LayerLayout {
+/** What a replica of a segment, or of a part of one, is. */
+export type ReplicaInit = Pick<SegmentInit, "model" | "layers" | "optimizer" | "rate" | "seed">;
+
+/** One version of a layer's state. Each block holds weight [inputs, outputs], then bias [outputs]. */
+export interface StateLayout {
+  readonly parameters: BlockLayout;
+  /** One per state name of the optimizer; none without training. */
+  readonly states: readonly BlockLayout[];
+}
+
+/** A layer's state and what is shaped like its parameters. */
+export interface LayerLayout extends StateLayout {
   /** In the model. */
   readonly index: number;
   readonly spec: DenseSpec;
-  readonly parameters: BlockLayout;
-  /** Null without training, as the states are none. */
+  /** Null without training. */
   readonly gradient: BlockLayout | null;
-  /** One per state name of the optimizer. */
-  readonly states: readonly BlockLayout[];
+  /** The version before, where it is kept; else null. */
+  readonly previous: StateLayout | null;
+  /** The gradient of the last update, where an owner keeps it to be sent to the replicas; else null. */
+  readonly outgoing: BlockLayout | null;
 }
 
 export interface BlockLayout {
@@ -68,18 +79,25 @@ export interface SlotLayout {
   readonly gradients: readonly View[];
 }
 
-export interface SegmentLayout {
-  readonly init: SegmentInit;
+/** The state of contiguous layers at one holder: the owner's segment, or a replica. */
+export interface HeldLayout {
+  readonly init: Omit<ReplicaInit, "layers"> & Pick<SegmentInit, "training">;
   readonly model: ModelSpec;
   readonly layers: readonly LayerLayout[];
+  /** A digest, padded to 64 bytes, then accumulators for each array of a layer's state. */
+  readonly digestOffsetBytes: number;
+  /** All arrays, which lie together. */
+  readonly sizeBytes: number;
+}
+
+export interface SegmentLayout extends HeldLayout {
+  readonly init: SegmentInit;
   readonly slots: readonly SlotLayout[];
   /** float64 sum of the rows' losses, and int32 number of rows classified correctly. */
   readonly lossOffsetBytes: number;
   readonly correctOffsetBytes: number;
   /** Shared by all kernels. */
   readonly scratchOffsetBytes: number;
-  /** All of the above, which lie together. */
-  readonly sizeBytes: number;
 }
 
 const ALIGNMENT_BYTES = 64;
@@ -88,7 +106,11 @@ const START_BYTES = 64;
 
 /** Hands out 64-byte aligned places one after the other. */
 class Planner {
-  #endBytes = START_BYTES;
+  #endBytes: number;
+
+  constructor(startBytes = START_BYTES) {
+    this.#endBytes = startBytes;
+  }
 
   get endBytes(): number {
     return this.#endBytes;
@@ -109,57 +131,97 @@ class Planner {
 
 type ScratchSizes = Pick<Kernels, "matmulScratchBytes">;
 
-/** Segments that share one memory. Throws `UsageError` for a bad model or optimizer. */
-export function planSegments(inits: readonly SegmentInit[], kernels: ScratchSizes): SegmentLayout[] {
+/**
+ * Segments that share one memory; with `isReplicated` they keep the version before and the outgoing gradient. Throws
+ * `UsageError` for a bad model or optimizer.
+ */
+export function planSegments(
+  inits: readonly SegmentInit[],
+  kernels: ScratchSizes,
+  isReplicated = false,
+): SegmentLayout[] {
   const planner = new Planner();
-  return inits.map((init) => planNext(planner, init, kernels));
+  return inits.map((init) => planNext(planner, init, kernels, isReplicated));
 }
 
 /** One segment that has the memory alone. */
-export function planSegment(init: SegmentInit, kernels: ScratchSizes): SegmentLayout {
-  return planNext(new Planner(), init, kernels);
+export function planSegment(init: SegmentInit, kernels: ScratchSizes, isReplicated = false): SegmentLayout {
+  return planNext(new Planner(), init, kernels, isReplicated);
 }
 
-function planNext(planner: Planner, init: SegmentInit, kernels: ScratchSizes): SegmentLayout {
-  const model = parseModel(init.model);
-  const [start, end] = init.layers;
+/** Replicas that lie behind `segments` in their memory. Throws as `planSegments` does. */
+export function planReplicas(inits: readonly ReplicaInit[], segments: readonly SegmentLayout[]): HeldLayout[] {
+  const planner = new Planner(START_BYTES + sumSizeBytes(segments));
+  return inits.map((init) => {
+    const startBytes = planner.endBytes;
+    const { model, stateNames, specs } = parseLayers(init);
+    const parts = { stateNames, keepsPrevious: true, keepsOutgoing: false };
+    const layers = specs.map((spec, i) => planLayer(planner, spec, init.layers[0] + i, parts));
+    const digestOffsetBytes = planDigest(planner, stateNames);
+    return { init, model, layers, digestOffsetBytes, sizeBytes: planner.endBytes - startBytes };
+  });
+}
+
+/** What a replica takes in its node's memory: two versions, a gradient, a few hundred bytes. */
+export function replicaSizeBytes(init: ReplicaInit): number {
+  return sumSizeBytes(planReplicas([init], []));
+}
+
+function sumSizeBytes(layouts: readonly HeldLayout[]): number {
+  return layouts.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}
+
+function parseLayers({ model: text, layers: [start, end], optimizer }: ReplicaInit) {
+  const model = parseModel(text);
   assert(0 <= start && start < end && end <= model.layers.length, `layers [${start}, ${end}) are not in ${model.text}`);
+  return { model, specs: model.layers.slice(start, end), stateNames: parseOptimizer(optimizer).stateNames };
+}
+
+function planNext(planner: Planner, init: SegmentInit, kernels: ScratchSizes, isReplicated: boolean): SegmentLayout {
+  const { model, specs, stateNames } = parseLayers(init);
+  const [start, end] = init.layers;
   assert(init.rows >= 1 && init.slots >= 1 && init.batch >= 1, "rows, slots and batch are at least 1");
-  const stateNames = parseOptimizer(init.optimizer).stateNames;
-  const specs = model.layers.slice(start, end);
   const startBytes = planner.endBytes;
-  const layers = specs.map((spec, i) =>
-    planLayer(planner, spec, start + i, init.training === false ? null : stateNames),
-  );
+  const kept = { keepsPrevious: isReplicated, keepsOutgoing: isReplicated };
+  const parts = { stateNames: init.training === false ? null : stateNames, ...kept };
+  const layers = specs.map((spec, i) => planLayer(planner, spec, start + i, parts));
   const slots = Array.from({ length: init.slots }, () => planSlot(planner, init, specs, end === model.layers.length));
   const lossOffsetBytes = planner.bytes(8);
   const correctOffsetBytes = planner.bytes(4);
   const scratchOffsetBytes = planner.bytes(Math.max(...specs.map((spec) => scratchBytes(kernels, spec, init.rows))));
+  const digestOffsetBytes = planDigest(planner, stateNames);
   const sizeBytes = planner.endBytes - startBytes;
-  return { init, model, layers, slots, lossOffsetBytes, correctOffsetBytes, scratchOffsetBytes, sizeBytes };
+  const offsets = { lossOffsetBytes, correctOffsetBytes, scratchOffsetBytes, digestOffsetBytes };
+  return { init, model, layers, slots, ...offsets, sizeBytes };
+}
+
+function planDigest(planner: Planner, stateNames: readonly string[]): number {
+  return planner.bytes(ALIGNMENT_BYTES + ACCUMULATORS_BYTES * (1 + stateNames.length));
 }
 
 /** The memory of layouts planned together, new or (with `memory`) another thread's. Throws `UsageError` where it would be too large. */
-export function segmentMemory(layouts: readonly SegmentLayout[], memory?: EngineMemory["memory"]): EngineMemory {
-  const sizeBytes = layouts.reduce((sum, layout) => sum + layout.sizeBytes, 0);
+export function segmentMemory(layouts: readonly HeldLayout[], memory?: EngineMemory["memory"]): EngineMemory {
+  const sizeBytes = sumSizeBytes(layouts);
   const engineMemory = new EngineMemory(sizeBytes, memory);
   assert(engineMemory.allocateBytes(sizeBytes) === START_BYTES, "the layouts begin where the memory does");
   return engineMemory;
 }
 
-function planLayer(
-  planner: Planner,
-  spec: DenseSpec,
-  index: number,
-  stateNames: readonly string[] | null,
-): LayerLayout {
-  return {
-    index,
-    spec,
-    parameters: planBlock(planner, spec),
-    gradient: stateNames === null ? null : planBlock(planner, spec),
-    states: (stateNames ?? []).map(() => planBlock(planner, spec)),
-  };
+interface LayerParts {
+  /** Null without training. */
+  readonly stateNames: readonly string[] | null;
+  readonly keepsPrevious: boolean;
+  readonly keepsOutgoing: boolean;
+}
+
+function planLayer(planner: Planner, spec: DenseSpec, index: number, parts: LayerParts): LayerLayout {
+  const { stateNames, keepsPrevious, keepsOutgoing } = parts;
+  const block = (): BlockLayout => planBlock(planner, spec);
+  const parameters = block();
+  const gradient = stateNames === null ? null : block();
+  const states = (stateNames ?? []).map(block);
+  const previous = keepsPrevious ? { parameters: block(), states: states.map(block) } : null;
+  return { index, spec, parameters, gradient, states, previous, outgoing: keepsOutgoing ? block() : null };
 }
 
 /** Weight and bias without a gap: one kernel call updates them, one hash reads them. */

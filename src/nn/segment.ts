@@ -5,12 +5,10 @@
  */
 import type { Kernels, View } from "../engine/contract.ts";
 import type { EngineMemory } from "../engine/memory.ts";
-import { type Optimizer, type OptimizerState, stateAfter } from "../optim/optimizer.ts";
-import { parseOptimizer } from "../optim/optimizers.ts";
 import { assert, defined, unreachable } from "../types/assert.ts";
 import { layerDigest } from "./digest.ts";
 import type { LayerPass } from "./flops.ts";
-import { initializeLayer } from "./initialize.ts";
+import { HeldState, type StateDigest } from "./held-state.ts";
 import type { LayerLayout, SegmentLayout, SlotLayout } from "./layout.ts";
 
 export interface ForwardResult {
@@ -30,8 +28,11 @@ export interface SegmentCompute {
   backwardInput(slot: number): void;
   /** Adds into the gradients, in the order of the micro-batches; frees the slot. */
   backwardWeight(slot: number): void;
-  /** Optimizer, when all slots are free; then the gradient is zero. `step` must be the one that comes next. */
-  update(step: number): void;
+  /**
+   * Optimizer, when all slots are free; then the gradient is zero. `step` must be the one that comes next. Digests of the
+   * new state where the layout keeps versions, else none.
+   */
+  update(step: number): readonly StateDigest[];
 }
 
 /** A slot in use: which micro-batch it holds, and whether its backward pass for inputs is done. */
@@ -48,13 +49,12 @@ export class Segment implements SegmentCompute {
   readonly #memory: EngineMemory;
   readonly #kernels: Kernels;
   readonly #afterLayer: AfterLayer;
-  readonly #optimizer: Optimizer;
+  readonly #state: HeldState;
   readonly #slots: (SlotUse | null)[];
   /** Micro-batches forwarded since the last update. */
   #forwards = 0;
   /** Per layer of the segment: the micro-batch whose weight gradient comes next. */
   readonly #nextWeights: number[];
-  #state: OptimizerState;
 
   /** Over arrays that are all zero; fill the parameters by `initialize`, or by loading shards and `reset`. */
   constructor(layout: SegmentLayout, memory: EngineMemory, kernels: Kernels, afterLayer: AfterLayer = () => {}) {
@@ -62,24 +62,19 @@ export class Segment implements SegmentCompute {
     this.#memory = memory;
     this.#kernels = kernels;
     this.#afterLayer = afterLayer;
-    this.#optimizer = parseOptimizer(layout.init.optimizer);
-    this.#state = this.#optimizer.init();
+    this.#state = new HeldState(layout, memory, kernels);
     this.#slots = layout.slots.map(() => null);
     this.#nextWeights = layout.layers.map(() => 0);
   }
 
   /** Updates done: the step that comes next. */
   get step(): number {
-    return this.#state.steps;
+    return this.#state.step;
   }
 
   /** Fills everything as before the first step. */
   initialize(): void {
-    const { layers, init } = this.layout;
-    for (const { index, spec, parameters, states } of layers) {
-      initializeLayer(spec, index, init.seed, this.#memory.f32(parameters.weight), this.#memory.f32(parameters.bias));
-      for (const { all } of states) this.#memory.f32(all).fill(0);
-    }
+    this.#state.initialize();
     this.reset(0);
   }
 
@@ -88,7 +83,7 @@ export class Segment implements SegmentCompute {
     this.#slots.fill(null);
     this.#beginStep();
     for (const { gradient } of this.layout.layers) if (gradient !== null) this.#memory.f32(gradient.all).fill(0);
-    this.#state = stateAfter(this.#optimizer, step);
+    this.#state.reset(step);
   }
 
   forward(slot: number): ForwardResult {
@@ -149,24 +144,19 @@ export class Segment implements SegmentCompute {
     this.#afterLayer(layout, "backwardWeight");
   }
 
-  update(step: number): void {
-    assert(step === this.step, `step ${this.step} comes next, not ${step}`);
+  update(step: number): readonly StateDigest[] {
     assert(
       this.#slots.every((use) => use === null),
       "every micro-batch of the step has had its backward passes",
     );
-    this.#state = this.#optimizer.next(this.#state);
-    for (const { parameters, gradient, states } of this.layout.layers) {
-      assert(gradient !== null, "the segment trains");
-      const tensors = {
-        weights: parameters.all.offsetBytes,
-        gradient: gradient.all.offsetBytes,
-        states: states.map(({ all }) => all.offsetBytes),
-        count: parameters.all.length,
-      };
-      this.#optimizer.update(this.#kernels, tensors, this.#state, this.layout.init.rate);
-    }
+    const digests = this.#state.update(step);
     this.#beginStep();
+    return digests;
+  }
+
+  /** Of parameters and optimizer states as they are. */
+  stateDigests(): StateDigest[] {
+    return this.#state.digests();
   }
 
   /** SHA-256 of each layer's parameters, in layer order. */

@@ -8,7 +8,7 @@ import { STEPS_MAX } from "../optim/optimizer.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
 import { assert } from "../types/assert.ts";
 import { DataError } from "../types/errors.ts";
-import type { BlockLayout, SegmentLayout } from "./layout.ts";
+import type { BlockLayout, HeldLayout } from "./layout.ts";
 import { SafetensorsFile, writeSafetensors, type WrittenFile } from "./safetensors.ts";
 
 /** Shards of one checkpoint: at most one per layer of the deepest model. */
@@ -20,7 +20,7 @@ interface NamedBlock {
 }
 
 /** Parameters first, then the states, each layer by layer. */
-function namedBlocks({ layers, init }: SegmentLayout): NamedBlock[] {
+function namedBlocks({ layers, init }: HeldLayout): NamedBlock[] {
   const parameters = layers.map(({ index, parameters: block }) => ({ prefix: `layers.${index}`, block }));
   const states = parseOptimizer(init.optimizer).stateNames.flatMap((name, state) =>
     layers.flatMap(({ index, states: blocks }) =>
@@ -31,7 +31,7 @@ function namedBlocks({ layers, init }: SegmentLayout): NamedBlock[] {
 }
 
 /** `step`: the step that comes next. Throws `DataError` where the file cannot be written. */
-export function saveShard(file: string, layout: SegmentLayout, memory: EngineMemory, step: number): WrittenFile {
+export function saveShard(file: string, layout: HeldLayout, memory: EngineMemory, step: number): WrittenFile {
   const tensors = namedBlocks(layout).flatMap(({ prefix, block: { weight, bias } }) => [
     { name: `${prefix}.weight`, shape: weight.shape, data: memory.f32(weight) },
     { name: `${prefix}.bias`, shape: bias.shape, data: memory.f32(bias) },
@@ -44,7 +44,7 @@ export function saveShard(file: string, layout: SegmentLayout, memory: EngineMem
  * Fills the parameters, and in training the optimizer states; returns the step that comes next. Throws `DataError` where a
  * file is torn, of another model, optimizer or step, or where a tensor is in none; what was filled is then undefined.
  */
-export function loadShards(files: readonly string[], layout: SegmentLayout, memory: EngineMemory): number {
+export function loadShards(files: readonly string[], layout: HeldLayout, memory: EngineMemory): number {
   assert(files.length >= 1 && files.length <= FILES_MAX, `1 to ${FILES_MAX} files are loaded`);
   const shards: SafetensorsFile[] = [];
   try {
@@ -73,7 +73,7 @@ function readTensor(
   shard?.readFloat32(name, shape, into);
 }
 
-function checkedStep({ file, metadata }: SafetensorsFile, { model, init }: SegmentLayout): number {
+function checkedStep({ file, metadata }: SafetensorsFile, { model, init }: HeldLayout): number {
   const saved = metadata.get("model");
   if (saved !== model.text) throw fault(file, `of model "${saved}", not "${model.text}"`);
   const optimizer = metadata.get("optimizer");
