@@ -143,7 +143,7 @@ export function transportCompliance(factory: TransportFactory): void {
         await soon(Promise.all(dialled.map((stream) => stream.flushed())));
         while (arrived.length < kinds.length) await new Promise((resolve) => setImmediate(resolve));
         const heard = arrived.map(async ({ source }) => (await source[Symbol.asyncIterator]().next()).value?.get(0));
-        expect((await soon(Promise.all(heard))).toSorted()).toEqual([0, 1, 2, 3]);
+        expect(new Set(await soon(Promise.all(heard)))).toEqual(new Set([0, 1, 2, 3]));
         dialled[1]?.abort(new Error("test"));
         for (const stream of [dialled[0], dialled[2], dialled[3]]) expect(stream?.write(NONE, "given")).toBe(true);
       });
