@@ -30,9 +30,13 @@ export const ANSWER_WAIT_MS = 250;
 /** Between probes of a peer that others hear, or that somebody accuses. */
 export const PROBE_REPEAT_MS = 500;
 export const HELPERS_MAX = 3;
-/** Lag is remembered for ten times as long as it lasted: those who share the machine have theirs at other moments. */
-export const LAG_FADE = 0.1;
-export const LAG_MS_MAX = 5_000;
+/**
+ * Lag is remembered for fifty times as long as it lasted, and counts six times: whoever shares a busy machine stalls at other
+ * moments, and the longest stall is rare. Less of either suspects live nodes on one machine at four times its load (simulated).
+ */
+export const LAG_FADE = 1 / 50;
+export const LAG_WEIGHT = 6;
+export const LAG_MS_MAX = 2_000;
 
 /** "closed" is hard evidence, "silent" is soft. */
 export type SuspicionCause = "closed" | "silent";
@@ -104,6 +108,7 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
   readonly #peers: ReadonlyMap<number, Peer>;
   #lastInputMs: number;
   #lastTickMs: number;
+  /** The longest stall of late: of the own loop, or between two frames of a live peer. */
   #lagMs = 0;
   #wokeMs = -Infinity;
   /** The first frame since this node woke; undefined before it. */
@@ -164,18 +169,26 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
   }
 
   #tick(nowMs: number): readonly DetectorOutput[] {
-    const faded = this.#lagMs - (nowMs - this.#lastTickMs) * LAG_FADE;
-    this.#lagMs = Math.min(LAG_MS_MAX, Math.max(0, faded, this.#newLagMs(nowMs)));
+    this.#lagged(this.#ownLagMs(nowMs));
+    this.#lagMs = Math.max(0, this.#lagMs - (nowMs - this.#lastTickMs) * LAG_FADE);
     this.#lastTickMs = nowMs;
     return [...this.#peers.values()].flatMap((peer) => this.#judge(peer, nowMs));
   }
 
-  #newLagMs(nowMs: number): number {
+  #ownLagMs(nowMs: number): number {
     return nowMs - this.#lastTickMs - TICK_INTERVAL_MS;
   }
 
+  #lagged(lagMs: number): void {
+    this.#lagMs = Math.min(LAG_MS_MAX, Math.max(this.#lagMs, lagMs));
+  }
+
   #heard(peer: Peer, nowMs: number): readonly DetectorOutput[] {
-    if (peer.lastArrivalMs !== undefined) peer.intervals.add(nowMs - peer.lastArrivalMs);
+    if (peer.lastArrivalMs !== undefined) {
+      const intervalMs = nowMs - peer.lastArrivalMs;
+      peer.intervals.add(intervalMs);
+      if (peer.isWatched) this.#lagged(intervalMs - 2 * HEARTBEAT_INTERVAL_MS);
+    }
     peer.lastArrivalMs = nowMs;
     return this.#lives(peer, nowMs);
   }
@@ -238,8 +251,8 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
   /** What the silence of one peer means now. */
   #judge(peer: Peer, nowMs: number): readonly DetectorOutput[] {
     if (!peer.isExpected || peer.standing.kind === "suspected") return [];
-    const lagMs = Math.max(this.#lagMs, this.#newLagMs(nowMs));
-    const limitMs = Math.max(SUSPICION_MS, peer.intervals.limitMs) + lagMs;
+    const slackMs = LAG_WEIGHT * Math.max(this.#lagMs, this.#ownLagMs(nowMs));
+    const limitMs = Math.max(SUSPICION_MS, peer.intervals.limitMs) + slackMs;
     const gapMs = nowMs - peer.silentSinceMs;
     if (gapMs <= limitMs || this.#isBlind(nowMs)) return [];
     if (peer.standing.kind === "trusted") {
@@ -249,7 +262,7 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
     const said = [...answers.values()];
     const dead = said.filter((alive) => alive === false).length;
     const isOpen = said.includes(undefined) && dead <= said.length / 2;
-    if (isOpen && nowMs - sinceMs <= ANSWER_WAIT_MS + lagMs) return [];
+    if (isOpen && nowMs - sinceMs <= ANSWER_WAIT_MS + slackMs) return [];
     if (said.every((alive) => alive === undefined)) return this.#ask(peer, gapMs > 2 * limitMs, nowMs);
     if (dead > said.filter((alive) => alive === true).length) return this.#suspect(peer, "silent");
     peer.standing = { kind: "trusted", askAgainMs: nowMs + PROBE_REPEAT_MS };

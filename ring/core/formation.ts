@@ -11,6 +11,10 @@ export interface Candidate {
   readonly addresses: readonly string[];
   /** Nodes with the same value share a disk, and one of them writes the results. */
   readonly machine: string;
+  /** Of its state folder, 32 hexadecimal digits: a wiped disk is another one. */
+  readonly incarnation: string;
+  /** Starts of a process on that folder: a restarted one has lost its memory. */
+  readonly boot: number;
   /** Ids of the engines that it can run: kind and the digest of a probe's bits. */
   readonly engines: readonly string[];
   /** The number that its launcher gave it, so that names on one machine agree; others follow in order of arrival. */

@@ -1,0 +1,53 @@
+/** @file The words between a node's membership and what drives it, and those that members say to each other over control streams. */
+import type { AgreementMessage, Vote } from "./agreement.ts";
+import type { Candidate } from "./formation.ts";
+import type { Evidence } from "./restore.ts";
+import type { SegmentMap } from "./segment-map.ts";
+import type { RingView } from "./view.ts";
+
+export type MembershipMessage =
+  | AgreementMessage<RingView, Evidence>
+  | { readonly kind: "decided"; readonly value: RingView }
+  /** Own segments are here. `isAnswer`: to a `ready`, and not to be answered. */
+  | { readonly kind: "ready"; readonly isAnswer: boolean }
+  | { readonly kind: "join"; readonly candidate: Candidate }
+  | { readonly kind: "leave" }
+  /** The sender has missed a decision. */
+  | { readonly kind: "behind" };
+
+export type MembershipInput =
+  | { readonly kind: "tick"; readonly nowMs: number }
+  /** `view`: the newest that the sender knew. */
+  | {
+      readonly kind: "message";
+      readonly from: number;
+      readonly view: number;
+      readonly message: MembershipMessage;
+      readonly nowMs: number;
+    }
+  /** What the detector holds now. `dead`: with hard evidence, so that their memory is gone. */
+  | { readonly kind: "suspicions"; readonly suspected: readonly number[]; readonly dead: readonly number[] }
+  /** Own segments of the view are here. */
+  | { readonly kind: "installed"; readonly view: number }
+  /** Steps are committed in this view: it may be changed at wish. */
+  | { readonly kind: "settled"; readonly view: number }
+  /** Nothing has been committed for too long. */
+  | { readonly kind: "stalled" }
+  | { readonly kind: "leave" }
+  /** Layers are to lie so. */
+  | { readonly kind: "recut"; readonly view: number; readonly map: Pick<SegmentMap, "owners" | "cut"> }
+  | { readonly kind: "persisted" | "notPersisted"; readonly view: number; readonly id: number };
+
+export type MembershipOutput =
+  | { readonly kind: "send"; readonly to: number; readonly view: number; readonly message: MembershipMessage }
+  | { readonly kind: "persist"; readonly view: RingView; readonly id: number; readonly vote: Vote<RingView> | null }
+  /** Stop the view's session: no data frame of it is sent or handled any more. */
+  | { readonly kind: "seal"; readonly view: number }
+  /** A view is decided: bring its own segments here, if it has any, and say `installed`. */
+  | { readonly kind: "install"; readonly view: RingView }
+  /** A view is decided without this node. */
+  | { readonly kind: "outside"; readonly view: RingView }
+  /** All members are ready: training begins with `restoreStep`. */
+  | { readonly kind: "start"; readonly view: RingView }
+  /** Nobody who lives has a copy of these layers. */
+  | { readonly kind: "lost"; readonly layers: readonly number[] };

@@ -1,0 +1,359 @@
+/**
+ * @file One node's part in the views of its ring: when it proposes the next one, what it says of the present one, and when training may begin.
+ * There is no leader: who first sees that a node is gone proposes, and the voters' majority decides. Suspicions and wishes are only
+ * hints to begin; what is decided follows from the evidence of those who answered.
+ */
+import { unreachable } from "../../src/types/assert.ts";
+import type { Machine } from "../../src/types/machine.ts";
+import { Agreement, boundValue, type AgreementMessage, type AgreementOutput, type Vote } from "./agreement.ts";
+import type { Candidate } from "./formation.ts";
+import type { MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
+import { nextView, type Wishes } from "./next-view.ts";
+import type { Evidence } from "./restore.ts";
+import { Turns } from "./turns.ts";
+import { isMember, peersOf, type RingView } from "./view.ts";
+
+/** What was not answered is said again. */
+const REPEAT_MS = 150;
+/** How long a member that nobody suspects may take to answer before the others go on without it. */
+const ANSWER_MS = 600;
+/** After this time nobody counts any more on those who left earlier views. */
+const DEPARTED_MS = 5_000;
+
+type Phase = "outside" | "installing" | "ready" | "running";
+
+export interface MembershipInit {
+  readonly self: Candidate;
+  readonly node: number;
+  readonly view: RingView;
+  /** As persisted for this view. */
+  readonly vote: Vote<RingView> | null;
+  /** False for a process that joins, or comes back without its memory. */
+  readonly isMember: boolean;
+  /** As the job wants them. */
+  readonly replicas: number;
+  /** What this node holds at this moment; asked for when it promises. */
+  readonly holdings: (view: RingView) => Evidence;
+}
+
+export class Membership implements Machine<MembershipInput, MembershipOutput> {
+  readonly #init: MembershipInit;
+  #node: number;
+  #view: RingView;
+  #agreement: Agreement<RingView, Evidence>;
+  #phase: Phase;
+  #ready = new Set<number>();
+  #suspected: readonly number[] = [];
+  #dead: readonly number[] = [];
+  #joiners = new Map<string, Candidate>();
+  #leavers = new Set<number>();
+  #map: Wishes["map"] = null;
+  #isSettled = false;
+  #isStalled = false;
+  #isLeaving = false;
+  #turns = new Turns();
+  #roundMs = 0;
+  #repeatedMs = 0;
+  #nowMs = 0;
+  #waitsFor: string | null = null;
+  #out: MembershipOutput[] = [];
+
+  constructor(init: MembershipInit) {
+    this.#init = init;
+    this.#node = init.node;
+    this.#view = init.view;
+    this.#phase = init.isMember ? "installing" : "outside";
+    this.#agreement = this.#newAgreement(init.vote);
+  }
+
+  get view(): RingView {
+    return this.#view;
+  }
+
+  get node(): number {
+    return this.#node;
+  }
+
+  /** For people, and for the gate of data frames. */
+  describe() {
+    const { round } = this.#agreement.state;
+    return {
+      view: this.#view.view,
+      phase: this.#phase,
+      isSealed: this.#agreement.isSealed,
+      round: round.kind,
+      ready: [...this.#ready],
+      waitsFor: this.#waitsFor,
+    };
+  }
+
+  /** The highest version that this node's being in the view allows to be committed; null: none of its business. */
+  evidence(): Evidence {
+    const held = this.#init.holdings(this.#view);
+    if (this.#phase === "outside") return { ...held, bound: null };
+    const bound =
+      this.#phase === "running" ? Math.max(held.bound ?? 0, this.#view.restoreStep) : this.#view.restoreStep;
+    return { ...held, bound };
+  }
+
+  handle(input: MembershipInput): readonly MembershipOutput[] {
+    this.#out = [];
+    if ("nowMs" in input) this.#nowMs = Math.max(this.#nowMs, input.nowMs);
+    this.#take(input);
+    this.#advance();
+    return this.#out;
+  }
+
+  #newAgreement(vote: Vote<RingView> | null): Agreement<RingView, Evidence> {
+    const peers = peersOf(this.#view).map(({ node }) => node);
+    return new Agreement({ self: this.#node, voters: this.#view.voters, peers, vote });
+  }
+
+  #take(input: MembershipInput): void {
+    switch (input.kind) {
+      case "tick":
+        return this.#tick();
+      case "message":
+        return this.#message(input.from, input.view, input.message);
+      case "suspicions":
+        this.#suspected = input.suspected;
+        this.#dead = input.dead;
+        return;
+      case "installed":
+        return this.#installed(input.view);
+      case "settled":
+        if (input.view === this.#view.view) this.#isSettled = true;
+        return;
+      case "stalled":
+        this.#isStalled = true;
+        return;
+      case "leave":
+        this.#isLeaving = true;
+        return this.#askToLeave();
+      case "recut":
+        if (input.view === this.#view.view) this.#map = input.map;
+        return;
+      case "persisted":
+      case "notPersisted":
+        if (input.view !== this.#view.view) return;
+        return this.#act(this.#agreement.handle({ kind: input.kind, id: input.id }));
+    }
+    unreachable(input);
+  }
+
+  /** The one gate: what speaks of another view than this node's reaches no handler. */
+  #message(from: number, view: number, message: MembershipMessage): void {
+    if (message.kind === "decided") return this.#adopt(message.value);
+    if (message.kind === "join") this.#hearJoin(message.candidate);
+    if (view < this.#view.view) return this.#send([from], { kind: "decided", value: this.#view });
+    if (view > this.#view.view) return this.#send([from], { kind: "behind" });
+    switch (message.kind) {
+      case "behind":
+      case "join":
+        return;
+      case "ready":
+        return this.#hearReady(from, message.isAnswer);
+      case "leave":
+        this.#leavers.add(from);
+        return;
+      case "prepare":
+      case "promise":
+      case "refused":
+      case "accept":
+      case "accepted":
+        return this.#hearAgreement(from, message);
+    }
+    unreachable(message);
+  }
+
+  #hearAgreement(from: number, message: AgreementMessage<RingView, Evidence>): void {
+    const before = this.#agreement.state.promised;
+    this.#act(this.#agreement.handle({ kind: "message", from, message, evidence: this.evidence() }));
+    const isAnothers = from !== this.#node && (message.kind === "prepare" || message.kind === "accept");
+    // Somebody gets on with it: this node's turn is put off. A round that was overtaken is not this node's any more.
+    if (message.kind === "refused" || (isAnothers && message.ballot >= before)) {
+      this.#turns.putOff(this.#nowMs, this.#rank);
+    }
+  }
+
+  #hearJoin(candidate: Candidate): void {
+    const known = this.#view.members.find(({ peerId }) => peerId === candidate.peerId);
+    // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
+    if (known === undefined || candidate.boot > known.boot) this.#joiners.set(candidate.peerId, candidate);
+  }
+
+  #hearReady(from: number, isAnswer: boolean): void {
+    this.#ready.add(from);
+    const isHere = this.#phase === "ready" || this.#phase === "running";
+    if (!isAnswer && isHere && !this.#agreement.isSealed) this.#send([from], { kind: "ready", isAnswer: true });
+  }
+
+  #installed(view: number): void {
+    if (view !== this.#view.view || this.#phase !== "installing") return;
+    this.#phase = "ready";
+    this.#ready.add(this.#node);
+    this.#sayReady();
+  }
+
+  #sayReady(): void {
+    if (this.#agreement.isSealed) return;
+    const others = this.#view.members.map(({ node }) => node).filter((node) => !this.#ready.has(node));
+    const told = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
+    this.#send(this.#phase === "ready" && others.length > 0 ? told : [], { kind: "ready", isAnswer: false });
+  }
+
+  #askToLeave(): void {
+    this.#leavers.add(this.#node);
+    const others = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
+    this.#send(others, { kind: "leave" });
+  }
+
+  #adopt(view: RingView): void {
+    if (view.view <= this.#view.view) return;
+    this.#view = view;
+    const me = view.members.find(
+      ({ peerId, boot }) => peerId === this.#init.self.peerId && boot === this.#init.self.boot,
+    );
+    this.#node = me?.node ?? this.#node;
+    this.#agreement = this.#newAgreement(null);
+    this.#ready = new Set();
+    this.#isSettled = false;
+    this.#isStalled = false;
+    this.#map = null;
+    this.#turns = new Turns();
+    this.#waitsFor = null;
+    for (const { peerId } of view.members) this.#joiners.delete(peerId);
+    for (const node of this.#leavers) if (!isMember(view, node)) this.#leavers.delete(node);
+    this.#out.push({ kind: "persist", view, id: 0, vote: null });
+    this.#phase = me === undefined ? "outside" : "installing";
+    this.#out.push({ kind: me === undefined ? "outside" : "install", view });
+  }
+
+  #tick(): void {
+    if (this.#nowMs - this.#repeatedMs < REPEAT_MS) return;
+    this.#repeatedMs = this.#nowMs;
+    this.#act(this.#agreement.handle({ kind: "repeat" }));
+    if (this.#phase === "ready") this.#sayReady();
+    if (this.#isLeaving && isMember(this.#view, this.#node)) this.#askToLeave();
+    if (this.#phase === "outside" && !this.#isLeaving) this.#askToJoin();
+  }
+
+  #askToJoin(): void {
+    const others = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
+    this.#send(others, { kind: "join", candidate: this.#init.self });
+  }
+
+  /** What may happen now that may not have before. */
+  #advance(): void {
+    this.#start();
+    this.#propose();
+    this.#choose();
+  }
+
+  #start(): void {
+    if (this.#phase !== "ready" || this.#agreement.isSealed) return;
+    if (!this.#view.members.every(({ node }) => this.#ready.has(node))) return;
+    this.#phase = "running";
+    this.#out.push({ kind: "start", view: this.#view });
+  }
+
+  /** Members that are suspected, or whose process has come back without its memory. */
+  get #gone(): readonly number[] {
+    const restarted = this.#view.members.filter(({ peerId }) => this.#joiners.has(peerId)).map(({ node }) => node);
+    return [...restarted, ...this.#suspected.filter((node) => isMember(this.#view, node))];
+  }
+
+  get #isChangeDue(): boolean {
+    if (this.#agreement.isSealed || this.#isStalled || this.#gone.length > 0) return true;
+    if (!this.#isSettled) return false;
+    return this.#joiners.size > 0 || this.#leavers.size > 0 || this.#map !== null;
+  }
+
+  /** Place among the voters that nobody suspects. */
+  get #rank(): number {
+    const gone = this.#gone;
+    return Math.max(0, this.#view.voters.filter((node) => !gone.includes(node)).indexOf(this.#node));
+  }
+
+  #propose(): void {
+    if (!this.#view.voters.includes(this.#node) || !this.#isChangeDue) return this.#turns.cancel();
+    this.#turns.await(this.#nowMs, this.#rank);
+    if (!this.#turns.isDue(this.#nowMs) || this.#isWaitingForEvidence) return;
+    this.#turns.begin(this.#nowMs, this.#rank);
+    this.#roundMs = this.#nowMs;
+    this.#act(this.#agreement.handle({ kind: "propose" }));
+  }
+
+  /** A new round would not help: this one is as good. */
+  get #isWaitingForEvidence(): boolean {
+    const { round, highest } = this.#agreement.state;
+    return round.kind === "preparing" && round.ballot === highest && this.#agreement.hasQuorum;
+  }
+
+  #choose(): void {
+    const { round } = this.#agreement.state;
+    if (round.kind !== "preparing" || !this.#agreement.hasQuorum) {
+      this.#waitsFor = this.#agreement.isSealed ? this.#quorumText() : null;
+      return;
+    }
+    const bound = boundValue(round.promises);
+    if (bound !== undefined) return this.#act(this.#agreement.handle({ kind: "choose", value: bound }));
+    const answered = new Set(round.promises.map(({ node }) => node));
+    const awaited = this.#view.members.map(({ node }) => node).filter((node) => !answered.has(node));
+    const gone = this.#gone;
+    if (awaited.some((node) => !gone.includes(node)) && this.#nowMs - this.#roundMs < ANSWER_MS) return;
+    const proposal = nextView(this.#view, round.promises, this.#wishes, this.#dead, this.#init.replicas);
+    if (proposal.kind === "view") return this.#act(this.#agreement.handle({ kind: "choose", value: proposal.view }));
+    this.#waitsFor = proposal.reason;
+    const mayStillAnswer = awaited.some((node) => !this.#dead.includes(node));
+    const isLate = this.#nowMs - this.#roundMs >= DEPARTED_MS;
+    const departed = this.#view.departed.some(({ node }) => !answered.has(node) && !this.#dead.includes(node));
+    if (proposal.missing.length > 0 && !mayStillAnswer && (isLate || !departed)) {
+      this.#out.push({ kind: "lost", layers: proposal.missing });
+    }
+  }
+
+  #quorumText(): string {
+    const { round } = this.#agreement.state;
+    const { voters } = this.#view;
+    if (round.kind !== "preparing") return "a decision on the next view";
+    const present = voters.filter((voter) => round.promises.some(({ node }) => node === voter)).length;
+    return `no quorum (${present} of ${voters.length})`;
+  }
+
+  get #wishes(): Wishes {
+    const leavers = [...this.#leavers];
+    if (!this.#isSettled) return { joiners: [], leavers, map: null };
+    return { joiners: [...this.#joiners.values()], leavers, map: this.#map };
+  }
+
+  #act(outputs: readonly AgreementOutput<RingView, Evidence>[]): void {
+    for (const output of outputs) {
+      switch (output.kind) {
+        case "send":
+          this.#send([output.to], output.message);
+          break;
+        case "persist":
+          this.#out.push({ kind: "persist", view: this.#view, id: output.id, vote: output.vote });
+          break;
+        case "seal":
+          this.#out.push({ kind: "seal", view: this.#view.view });
+          break;
+        case "decided":
+          this.#tellDecided(output.value);
+          return;
+      }
+    }
+  }
+
+  #tellDecided(value: RingView): void {
+    const told = new Set([...peersOf(this.#view), ...peersOf(value)].map(({ node }) => node));
+    told.delete(this.#node);
+    this.#adopt(value);
+    this.#send([...told], { kind: "decided", value });
+  }
+
+  #send(to: readonly number[], message: MembershipMessage): void {
+    for (const node of to) this.#out.push({ kind: "send", to: node, view: this.#view.view, message });
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * @file From which step a new view begins: the restore-evidence rule. It is the highest version of which every layer has a copy among those
+ * who answered, and it is taken only where nothing later can have been committed or told to a user, by the evidence of those who answered.
+ * "The highest version a majority holds" would lose committed steps.
+ */
+import type { LayerSource, RingView, StepLoss } from "./view.ts";
+
+/** A version of a layer at one node. */
+export interface HeldVersion {
+  readonly version: number;
+  /** 32 hexadecimal digits. */
+  readonly digest: string;
+}
+
+/** What a node that has sealed a view knows of it. */
+export interface Evidence {
+  /**
+   * The highest version that can be committed in the view, as far as this node knows: a commit needs all members, so never more than it holds
+   * whole itself. Null where it is no member, or has lost its memory, and so bounds nothing.
+   */
+  readonly bound: number | null;
+  /** The highest version that it knows to be committed, or has told to a user. */
+  readonly committed: number;
+  /** Of the newest steps that it knows of, committed or not. */
+  readonly losses: readonly StepLoss[];
+  /** By layer of the model, what it holds. */
+  readonly held: readonly (readonly HeldVersion[])[];
+}
+
+export interface Answer {
+  readonly node: number;
+  readonly evidence: Evidence;
+}
+
+export type Restore =
+  /** Without sources: the version comes from the seed or from files, as at the view's own begin. */
+  | { readonly kind: "restore"; readonly step: number; readonly sources: readonly LayerSource[] }
+  /** More must answer first. `missing`: layers of which nobody who answered has a copy that may be used. */
+  | { readonly kind: "wait"; readonly missing: readonly number[]; readonly reason: string };
+
+/** @param answers of different nodes, each sealed in `view` */
+export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore {
+  const layers = view.cut.at(-1)![1];
+  const copies = Array.from({ length: layers }, (_, layer) => copiesOf(layer, answers));
+  const newest = newestCommon(copies);
+  const bounds = answers.flatMap(({ node, evidence }) => (isIn(view, node) ? (evidence.bound ?? []) : []));
+  const isBounded =
+    bounds.length > 0 || view.members.every(({ node }) => answers.some((answer) => answer.node === node));
+  if (!isBounded) return { kind: "wait", missing: [], reason: "nobody who answered took part: all members are needed" };
+  const known = answers.map(({ evidence }) => evidence.committed);
+  const least = Math.max(0, ...known, ...(bounds.length > 0 ? [Math.min(...bounds)] : []));
+  if (newest !== undefined && newest >= least) {
+    return { kind: "restore", step: newest, sources: copies.map((copy) => copy.get(newest)!) };
+  }
+  if (view.sources.length === 0 && view.restoreStep >= least) {
+    return { kind: "restore", step: view.restoreStep, sources: [] };
+  }
+  const missing = copies.flatMap((copy, layer) =>
+    [...copy.keys()].some((version) => version >= least) ? [] : [layer],
+  );
+  return { kind: "wait", missing, reason: `no copy at step ${least} of layers ${missing.join(", ") || "in common"}` };
+}
+
+const isIn = (view: RingView, node: number): boolean => view.members.some((member) => member.node === node);
+
+/** Of each version its holders. Copies that differ are no copies: one of them is damaged, and nobody knows which. */
+function copiesOf(layer: number, answers: readonly Answer[]): Map<number, LayerSource> {
+  const copies = new Map<number, LayerSource>();
+  const disputed = new Set<number>();
+  for (const { node, evidence } of answers) {
+    for (const { version, digest } of evidence.held[layer] ?? []) {
+      const known = copies.get(version);
+      if (known !== undefined && known.digest !== digest) disputed.add(version);
+      copies.set(version, { digest, holders: [...(known?.holders ?? []), node] });
+    }
+  }
+  for (const version of disputed) copies.delete(version);
+  return copies;
+}
+
+function newestCommon(copies: readonly ReadonlyMap<number, LayerSource>[]): number | undefined {
+  const versions = [...(copies[0]?.keys() ?? [])].toSorted((a, b) => b - a);
+  return versions.find((version) => copies.every((copy) => copy.has(version)));
+}
