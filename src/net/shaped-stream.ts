@@ -3,22 +3,15 @@
  * leave in a copy, so that nothing of the stream below needs to be waited for.
  */
 import type { Uint8ArrayList } from "uint8arraylist";
-import type { LinkShape } from "../config/emulation.ts";
 import { streamEnded } from "./net-errors.ts";
+import type { LineUser, Part } from "./shaped-line.ts";
 import { StagingRing } from "./staging.ts";
 import { QUEUED_BYTES_MARK, STAGED_BYTES_MAX } from "./transport.ts";
 import type { ByteStream, Ownership } from "./transport.ts";
 import { within } from "./wait.ts";
 
-/** What leaves at once: small enough for the other side to work on it while the next part is on the line. */
-const PART_BYTES = 128 * 1024;
 const NO_BYTES = new Uint8Array(0);
 const DONE = Promise.resolve();
-
-interface Part {
-  readonly bytes: Uint8Array;
-  readonly dueMs: number;
-}
 
 interface Waiter {
   readonly isDue: () => boolean;
@@ -28,6 +21,8 @@ interface Waiter {
 
 export interface ShapedStreamEvents {
   readonly nowMs: () => number;
+  /** Bytes for the line. */
+  readonly written: (bytes: Uint8Array) => void;
   /** `dueMs` may have changed. */
   readonly changed: () => void;
   /** A part has left, so long after its time. */
@@ -35,14 +30,14 @@ export interface ShapedStreamEvents {
   readonly ended: () => void;
 }
 
-export class ShapedStream implements ByteStream {
+export class ShapedStream implements ByteStream, LineUser {
   readonly remotePeer: string;
   queuedBytesMark = QUEUED_BYTES_MARK;
   readonly source: AsyncIterable<Uint8ArrayList>;
   readonly #inner: ByteStream;
-  readonly #shape: LinkShape;
   readonly #events: ShapedStreamEvents;
   readonly #staging = new StagingRing(QUEUED_BYTES_MARK, STAGED_BYTES_MAX);
+  /** On the line or behind it, in the order of their times. */
   readonly #parts: Part[] = [];
   #waiters: Waiter[] = [];
   #state: "open" | "closing" | "ended" = "open";
@@ -50,15 +45,16 @@ export class ShapedStream implements ByteStream {
   #isBlocked = false;
   #writtenBytes = 0;
   #leftBytes = 0;
-  /** When the line has sent all that was written so far. */
-  #freeMs = 0;
 
-  constructor(inner: ByteStream, shape: LinkShape, events: ShapedStreamEvents) {
+  constructor(inner: ByteStream, events: ShapedStreamEvents) {
     this.remotePeer = inner.remotePeer;
     this.#inner = inner;
-    this.#shape = shape;
     this.#events = events;
     this.source = this.#watch(inner.source);
+  }
+
+  begin(part: Part): void {
+    this.#parts.push(part);
   }
 
   /** When the next part leaves; Infinity where none waits for its time. */
@@ -81,15 +77,8 @@ export class ShapedStream implements ByteStream {
   write(bytes: Uint8Array, _ownership: Ownership): boolean {
     this.noticeEnd();
     if (this.#state !== "open") throw streamEnded(this.remotePeer);
-    const { rateBytesPerMs, latencyMs } = this.#shape;
-    this.#freeMs = Math.max(this.#freeMs, this.#events.nowMs());
-    for (let start = 0; start < bytes.byteLength; start += PART_BYTES) {
-      const part = bytes.subarray(start, start + PART_BYTES);
-      this.#freeMs += rateBytesPerMs === null ? 0 : part.byteLength / rateBytesPerMs;
-      this.#parts.push({ bytes: part, dueMs: this.#freeMs + latencyMs });
-    }
     this.#writtenBytes += bytes.byteLength;
-    this.#events.changed();
+    if (bytes.byteLength > 0) this.#events.written(bytes);
     return this.#isBelowMark();
   }
 

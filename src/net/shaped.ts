@@ -1,16 +1,17 @@
 /**
  * @file An emulated link: a transport whose streams of some protocols carry what this side writes at a stated rate and with a
  * stated delay. Bytes queue for the rate and are then under way for the latency, as many at once as the queue's mark allows
- * (4 MiB: a faster pipe than that in one latency is not emulated). Each stream is a line of its own; opening one, and
+ * (4 MiB: a faster pipe than that in one latency is not emulated). The streams to one peer share one line; opening one, and
  * what the other side does, is not shaped here: the other side shapes what it writes.
  */
 import type { LinkShape } from "../config/emulation.ts";
 import { ThreadAlarm, type Alarm } from "./alarm.ts";
+import { ShapedLine } from "./shaped-line.ts";
 import { ShapedStream } from "./shaped-stream.ts";
 import type { ByteStream, DialOptions, StreamHandler, Transport } from "./transport.ts";
 
 export interface Shape extends LinkShape {
-  /** Streams of the others pass as they are. */
+  /** Those named first go first. Streams of the others pass as they are. */
   readonly protocols: readonly string[];
 }
 
@@ -39,7 +40,8 @@ class Shaper implements ShapedTransport {
   readonly #inner: Transport;
   readonly #shape: Shape;
   readonly #alarm: Alarm;
-  readonly #streams = new Set<ShapedStream>();
+  /** Each with its line, which ends with the last of them. */
+  readonly #streams = new Map<ShapedStream, ShapedLine>();
   readonly #lateAboveMs: number;
   readonly lateness = { sent: 0, late: 0, worstLateMs: 0 };
   #alarmMs = Infinity;
@@ -69,19 +71,31 @@ class Shaper implements ShapedTransport {
 
   async close(): Promise<void> {
     await this.#inner.close();
-    for (const stream of this.#streams) stream.noticeEnd();
+    for (const stream of this.#streams.keys()) stream.noticeEnd();
     this.#alarm.close();
   }
 
   #wrap(inner: ByteStream, protocol: string): ByteStream {
-    if (!this.#shape.protocols.includes(protocol)) return inner;
-    const stream = new ShapedStream(inner, this.#shape, {
-      nowMs: () => this.#alarm.nowMs(),
+    const { protocols } = this.#shape;
+    const priority = protocols.indexOf(protocol);
+    if (priority === -1) return inner;
+    const shared = this.#streams.entries().find(([{ remotePeer }]) => remotePeer === inner.remotePeer);
+    const line = shared?.[1] ?? new ShapedLine(this.#shape, protocols.length);
+    const nowMs = (): number => this.#alarm.nowMs();
+    const stream = new ShapedStream(inner, {
+      nowMs,
+      written: (bytes) => {
+        line.write(stream, priority, bytes, nowMs());
+        this.#setAlarm();
+      },
       changed: () => this.#setAlarm(),
       left: (lateMs) => this.#count(lateMs),
-      ended: () => this.#streams.delete(stream),
+      ended: () => {
+        line.forget(stream);
+        this.#streams.delete(stream);
+      },
     });
-    this.#streams.add(stream);
+    this.#streams.set(stream, line);
     return stream;
   }
 
@@ -89,13 +103,14 @@ class Shaper implements ShapedTransport {
   #depart(): void {
     this.#alarmMs = Infinity;
     const nowMs = this.#alarm.nowMs();
-    for (const stream of this.#streams) stream.depart(nowMs);
+    for (const line of this.#streams.values()) line.advance(nowMs);
+    for (const stream of this.#streams.keys()) stream.depart(nowMs);
     this.#setAlarm();
   }
 
   #setAlarm(): void {
     let dueMs = Infinity;
-    for (const stream of this.#streams) dueMs = Math.min(dueMs, stream.dueMs);
+    for (const [stream, line] of this.#streams) dueMs = Math.min(dueMs, stream.dueMs, line.dueMs);
     if (dueMs === this.#alarmMs) return;
     this.#alarmMs = dueMs;
     this.#alarm.set(dueMs);

@@ -10,6 +10,8 @@ import { assert } from "../../src/types/assert.ts";
 const RINGS_MAX = 10_000;
 
 export const SHAPED = "/shaped/1";
+/** Shaped too, and goes after the other. */
+export const BULK = "/bulk/1";
 
 /** A clock for one transport. It stands still until it is moved. */
 export class HandClock {
@@ -41,7 +43,7 @@ export class HandClock {
 
 /** The stream below. What it was given is copied, since its staged memory is its own. */
 export class Recorder implements ByteStream {
-  readonly remotePeer = "far";
+  readonly remotePeer: string;
   unreadBytesMax = 0;
   queuedBytesMark = QUEUED_BYTES_MARK;
   readonly arrived: { readonly atMs: number; readonly bytes: Uint8Array }[] = [];
@@ -52,7 +54,8 @@ export class Recorder implements ByteStream {
   isFull = false;
   emptied = Promise.withResolvers<void>();
 
-  constructor(clock: HandClock) {
+  constructor(clock: HandClock, remotePeer = "far") {
+    this.remotePeer = remotePeer;
     this.#clock = clock;
   }
 
@@ -89,7 +92,7 @@ export interface Line {
   readonly clock: HandClock;
   readonly transport: ShapedTransport;
   /** Another stream, and what is below it. */
-  readonly open: (protocol?: string) => Promise<readonly [shaped: ByteStream, below: Recorder]>;
+  readonly open: (protocol?: string, peer?: string) => Promise<readonly [shaped: ByteStream, below: Recorder]>;
 }
 
 export function line(shape: Omit<Shape, "protocols">): Line {
@@ -98,8 +101,8 @@ export function line(shape: Omit<Shape, "protocols">): Line {
   const inner: Transport = {
     peerId: "near",
     addresses: ["/memory/near"],
-    dial: () => {
-      const below = new Recorder(clock);
+    dial: (address) => {
+      const below = new Recorder(clock, String(address));
       opened.push(below);
       return Promise.resolve(below);
     },
@@ -109,9 +112,9 @@ export function line(shape: Omit<Shape, "protocols">): Line {
       return Promise.resolve();
     },
   };
-  const transport = shapedTransport(inner, { ...shape, protocols: [SHAPED] }, clock.create);
-  const open = async (protocol = SHAPED): Promise<readonly [ByteStream, Recorder]> => {
-    const shaped = await transport.dial("/memory/far", protocol);
+  const transport = shapedTransport(inner, { ...shape, protocols: [SHAPED, BULK] }, clock.create);
+  const open = async (protocol = SHAPED, peer = "far"): Promise<readonly [ByteStream, Recorder]> => {
+    const shaped = await transport.dial(peer, protocol);
     return [shaped, opened.at(-1) as Recorder];
   };
   return { clock, transport, open };

@@ -76,13 +76,12 @@ describe("bytes leave", () => {
     expect(clock.dueMs).toBe(Infinity);
   });
 
-  test("each stream at its own rate", async () => {
+  test("one after the other on the streams to one peer, and at a rate of its own to another", async () => {
     const { clock, open } = line({ rateBytesPerMs: 100, latencyMs: 0 });
-    const [[first, belowFirst], [second, belowSecond]] = [await open(), await open()];
-    first.write(new Uint8Array(5000), "given");
-    second.write(new Uint8Array(1000), "given");
+    const ends = [await open(), await open(), await open(SHAPED, "other")];
+    for (const [index, [stream]] of ends.entries()) stream.write(new Uint8Array([5000, 1000, 2000][index]!), "given");
     clock.moveTo(2000);
-    expect([belowFirst.arrived[0]?.atMs, belowSecond.arrived[0]?.atMs]).toEqual([1050, 1010]);
+    expect(ends.map(([, below]) => below.arrived[0]?.atMs)).toEqual([1050, 1060, 1020]);
   });
 
   test("at once, on streams of other protocols", async () => {
