@@ -51,6 +51,8 @@ export interface RingInit {
   readonly transport: Transport;
   readonly onPresent: (present: number, size: number) => void;
   readonly onCommitted: (step: number, loss: number) => void;
+  /** A checkpoint is not on the disk; training goes on. */
+  readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 /** A node that knows its ring. */
@@ -70,7 +72,7 @@ export interface Ring {
  * Throws NetworkError where nobody answers or the ring refuses.
  */
 export async function joinRing(init: RingInit): Promise<Ring> {
-  const { role, transport } = init;
+  const { role, transport, onCommitted, onNotDurable } = init;
   const inbox = new EdgeInbox();
   await inbox.listen(transport);
   const { job, view } =
@@ -81,7 +83,7 @@ export async function joinRing(init: RingInit): Promise<Ring> {
   );
   const { seed, batch, microBatches } = job.settings;
   const feeder = role.kind === "founder" ? new Feeder(role.data, { seed, batch, microBatches }) : undefined;
-  return new JoinedRing(job, view, node, { transport, inbox, feeder, onCommitted: init.onCommitted });
+  return new JoinedRing(job, view, node, { transport, inbox, feeder, onCommitted, onNotDurable });
 }
 
 function candidateOf(init: RingInit, engines: EngineChoice): Candidate {
@@ -135,6 +137,8 @@ interface Components {
   readonly inbox: EdgeInbox;
   readonly feeder: Feeder | undefined;
   readonly onCommitted: (step: number, loss: number) => void;
+  /** A checkpoint is not on the disk; training goes on. */
+  readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 class JoinedRing implements Ring {

@@ -2,13 +2,13 @@
  * @file What this node has heard from all nodes: shards of checkpoints, evaluations, reports. When every report is here the summary is
  * complete; the machine's writer puts it, the manifests and the trace on the disk.
  */
-import { fingerprintOf } from "../../src/config/fingerprint.ts";
+import { type Fingerprint, fingerprintOf } from "../../src/config/fingerprint.ts";
 import type { Recorder } from "../../src/metrics/recorder.ts";
 import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
 import { buildSummary, type NodeReport } from "../../src/metrics/summary.ts";
 import { chromeTrace, type TimelineEntry } from "../../src/metrics/timeline.ts";
 import { parseModel } from "../../src/nn/spec.ts";
-import { writeManifest, type Shard } from "../../src/runtime/checkpoint.ts";
+import { type Shard, writeManifest } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { unreachable } from "../../src/types/assert.ts";
 import type { View } from "../core/formation.ts";
@@ -23,6 +23,7 @@ export interface BulletinInit {
   readonly folder: RunFolder;
   readonly isWriter: boolean;
   readonly recorder: Recorder;
+  readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 export class Bulletin {
@@ -31,7 +32,9 @@ export class Bulletin {
   readonly #summary = Promise.withResolvers<Record<string, unknown>>();
   readonly #init: BulletinInit;
   readonly #reports = new Map<number, NodeReport>();
-  readonly #shards = new Map<number, Map<string, Shard>>();
+  /** Of the checkpoints under way, by step: what each segment said, its shard or why there is none. */
+  readonly #outcomes = new Map<number, (Shard | string)[]>();
+  #written = Promise.resolve();
   #testAccuracy: number | null = null;
 
   constructor(init: BulletinInit) {
@@ -43,10 +46,17 @@ export class Bulletin {
     return this.#reports.size === this.#init.view.members.length;
   }
 
+  /** Resolves when every manifest that is due is on the disk, or has failed to be. */
+  get written(): Promise<void> {
+    return this.#written;
+  }
+
   post(body: AnnouncementBody): void {
     switch (body.kind) {
       case "saved":
         return this.#saved(body.step, body.shard);
+      case "notSaved":
+        return this.#saved(body.step, body.reason);
       case "evaluated":
         return this.#evaluated(body.step, body.correct, body.lossSum);
       case "report":
@@ -57,16 +67,35 @@ export class Bulletin {
     unreachable(body);
   }
 
-  #saved(step: number, shard: Shard): void {
-    const { view, isWriter, folder, job, recorder } = this.#init;
-    const shards = this.#shards.get(step) ?? new Map<string, Shard>();
-    this.#shards.set(step, shards.set(shard.file, shard));
-    if (shards.size < view.members.length * shapeOf(job.settings, view.members.length).laps) return;
-    this.#shards.delete(step);
-    const { model, optimizer } = job.settings;
-    const manifest = { step, model: parseModel(model).text, optimizer, shards: [...shards.values()] };
-    if (isWriter) writeManifest(folder, manifest);
-    recorder.event("checkpoint", nowMs(), { step });
+  #saved(step: number, outcome: Shard | string): void {
+    const { view, isWriter, job } = this.#init;
+    const outcomes = this.#outcomes.get(step) ?? [];
+    this.#outcomes.set(step, outcomes);
+    outcomes.push(outcome);
+    if (outcomes.length < view.members.length * shapeOf(job.settings, view.members.length).laps) return;
+    this.#outcomes.delete(step);
+    const reason = outcomes.find((each) => typeof each === "string");
+    if (reason !== undefined) return this.#notDurable(step, reason);
+    if (!isWriter) return;
+    const shards = outcomes.filter((each) => typeof each !== "string");
+    this.#written = this.#written.then(() => this.#write(step, shards));
+  }
+
+  async #write(step: number, shards: readonly Shard[]): Promise<void> {
+    const { folder, recorder } = this.#init;
+    const durability = await writeManifest(folder, { step, fingerprint: this.#fingerprint, shards });
+    if (durability.kind === "durable") recorder.event("checkpoint", nowMs(), { step });
+    else this.#notDurable(step, durability.reason);
+  }
+
+  #notDurable(step: number, reason: string): void {
+    this.#init.recorder.event("notDurable", nowMs(), { step, reason });
+    this.#init.onNotDurable(step, reason);
+  }
+
+  get #fingerprint(): Fingerprint {
+    const { job, view } = this.#init;
+    return fingerprintOf(job.settings, job.dataSha256, view.engine);
   }
 
   #evaluated(step: number, correct: number, lossSum: number): void {
@@ -109,7 +138,7 @@ export class Bulletin {
       },
       reports,
     );
-    return { ...summary, fingerprint: fingerprintOf(settings, job.dataSha256, view.engine) };
+    return { ...summary, fingerprint: this.#fingerprint };
   }
 
   /** Of the nodes on this machine: the timelines of others are on theirs. */

@@ -150,6 +150,7 @@ export const announcementSchema = z.strictObject({
   origin: count,
   body: z.discriminatedUnion("kind", [
     z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
+    z.strictObject({ kind: z.literal("notSaved"), step: count, reason: z.string().max(2000) }),
     z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
     z.strictObject({ kind: z.literal("report"), report: reportSchema }),
     z.strictObject({ kind: z.literal("failure"), failure: failureSchema }),

@@ -14,7 +14,7 @@ import type { Lateness } from "../../src/net/shaped.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import type { LayerBlock } from "../../src/nn/blocks.ts";
 import type { WrittenFile } from "../../src/nn/safetensors.ts";
-import { nameShard, newestCheckpoint, shardDraft } from "../../src/runtime/checkpoint.ts";
+import { nameShard, openCheckpoint, shardDraft } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { LayerDigest } from "../../src/runtime/compute-operations.ts";
 import { ComputeThread } from "../../src/runtime/compute-thread.ts";
@@ -51,6 +51,8 @@ export interface RingNodeInit {
   /** At the node with the data: the first stage. */
   readonly feeder: Feeder | undefined;
   readonly onCommitted: (step: number, loss: number) => void;
+  /** A checkpoint is not on the disk. */
+  readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 export interface RunOutcome {
@@ -76,7 +78,7 @@ export class RingNode {
   #startedCpuMs = 0;
 
   constructor(init: RingNodeInit) {
-    const { job, view, node, folder } = init;
+    const { job, view, node, folder, onNotDurable } = init;
     this.#init = init;
     this.#settings = job.settings;
     const machine = view.members[node]!.machine;
@@ -91,7 +93,7 @@ export class RingNode {
       startedMs: nowMs() - (earlier.at(-1)?.elapsedMs ?? 0),
     });
     this.#timeline = new Timeline(folder, node, parseTimeline(job.settings.timeline));
-    this.#bulletin = new Bulletin({ job, view, folder, isWriter, recorder: this.#recorder });
+    this.#bulletin = new Bulletin({ job, view, folder, isWriter, recorder: this.#recorder, onNotDurable });
     this.#balancer = this.#createBalancer();
     // Whoever awaits `train` sees it; until then it must not count as unhandled.
     this.#failed.promise.catch(() => {});
@@ -127,6 +129,7 @@ export class RingNode {
     } finally {
       unwatch();
       this.#timeline.flush();
+      await this.#bulletin.written;
       await this.#compute?.stop();
     }
   }
@@ -159,7 +162,9 @@ export class RingNode {
   async #loadWeights(compute: ComputeThread): Promise<readonly LayerDigest[]> {
     const { job, folder } = this.#init;
     const { digests } = await compute.run<"digests">({ kind: "digests" });
-    if (job.firstStep > 0) await compute.run<"load">({ kind: "load", files: newestCheckpoint(folder).files });
+    if (job.firstStep > 0) {
+      await compute.run<"load">({ kind: "load", files: openCheckpoint(folder, job.firstStep).files });
+    }
     return digests;
   }
 
@@ -269,6 +274,7 @@ export class RingNode {
         evaluated: (step, correct, lossSum) => this.#announce({ kind: "evaluated", step, correct, lossSum }),
         shardFile: (step, layers) => shardDraft(folder, step, layers),
         saved: (step, layers, file, written) => this.#saved(step, layers, file, written),
+        notSaved: (step, reason) => this.#announce({ kind: "notSaved", step, reason: reason.slice(0, 2000) }),
         failed: (failure) => this.#driverFailed(failure),
         announcement: (payload, from) => this.#hear(payload, from),
         move: (plan, step) => this.#balancer.begin(plan, step),

@@ -6,6 +6,7 @@ import type { PaceCounts } from "../../src/runtime/compute-pace.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { defined, unreachable } from "../../src/types/assert.ts";
+import { DataError } from "../../src/types/errors.ts";
 import type { SlotKey, StageOperation } from "../core/stage-messages.ts";
 import type { LayerRange } from "../core/partition.ts";
 import type { StageTensors } from "./tensors.ts";
@@ -18,6 +19,8 @@ export interface OperationsInit {
   /** Where the shard of a segment is to be written, and that it was. */
   readonly shardFile: (completedSteps: number, layers: LayerRange) => string;
   readonly saved: (completedSteps: number, layers: LayerRange, file: string, written: WrittenFile) => void;
+  /** Instead of `saved`: a full or broken disk does not end the run. */
+  readonly notSaved: (completedSteps: number, reason: string) => void;
 }
 
 /** What the stage machine is told: NaN and 0 where there is none. `notFiniteLayer`: the run must end. */
@@ -126,12 +129,17 @@ export class Operations {
   }
 
   async #save(completedSteps: number): Promise<OperationOutcome> {
-    const { clockwork, compute, shardFile, saved } = this.#init;
+    const { clockwork, compute, shardFile, saved, notSaved } = this.#init;
     for (const lap of compute.layouts.keys()) {
       const layers = this.#layers(lap);
-      const file = shardFile(completedSteps, layers);
-      const request = { kind: "save", lap, file, step: completedSteps } as const;
-      saved(completedSteps, layers, file, await clockwork.timed(() => compute.run<"save">(request)));
+      try {
+        const file = shardFile(completedSteps, layers);
+        const request = { kind: "save", lap, file, step: completedSteps } as const;
+        saved(completedSteps, layers, file, await clockwork.timed(() => compute.run<"save">(request)));
+      } catch (error) {
+        if (!(error instanceof DataError)) throw error;
+        notSaved(completedSteps, error.message);
+      }
     }
     return nothing;
   }

@@ -35,6 +35,7 @@ export interface StageEvents {
   /** Where the shard of a segment after `completedSteps` steps is to be written, and that it was. */
   readonly shardFile: (completedSteps: number, layers: LayerRange) => string;
   readonly saved: (completedSteps: number, layers: LayerRange, file: string, written: WrittenFile) => void;
+  readonly notSaved: (completedSteps: number, reason: string) => void;
   readonly failed: (failure: DriverFailure) => void;
   /** JSON that is not the stage's business. */
   readonly announcement: (payload: Uint8Array, from: Neighbour) => void;
@@ -87,8 +88,8 @@ export class StageDriver {
     const { machine, feeder, batch, testCount, timeline, events } = this.#init;
     const { memory, layouts } = compute;
     const tensors = new StageTensors({ memory, layouts, machine, batch, testCount, feeder }, before);
-    const { shardFile, saved } = events;
-    return new Operations({ compute, tensors, clockwork: this.clockwork, timeline, shardFile, saved });
+    const { shardFile, saved, notSaved } = events;
+    return new Operations({ compute, tensors, clockwork: this.clockwork, timeline, shardFile, saved, notSaved });
   }
 
   /** What this node's layers take, and how well it kept a stated pace. */

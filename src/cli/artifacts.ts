@@ -19,7 +19,7 @@ type Options = Readonly<Record<string, unknown>>;
 
 export async function evaluate(path: string, options: Options): Promise<number> {
   const { folder, settings } = openRunFolder(path, options);
-  const { manifest, files } = newestCheckpoint(folder);
+  const { manifest, files } = newestCheckpoint(folder, warn);
   const data = await loadJobData(settings);
   checkSameData(folder, data, path);
   const { segment, memory } = wholeModel(settings, files);
@@ -73,13 +73,17 @@ function openRunFolder(path: string, options: Options): { readonly folder: RunFo
 }
 
 function checkpointOf(folder: RunFolder, step: number | undefined): Checkpoint {
-  if (step === undefined) return newestCheckpoint(folder);
+  if (step === undefined) return newestCheckpoint(folder, warn);
   const present = checkpointSteps(folder);
   if (present.includes(step)) return openCheckpoint(folder, step);
   throw new DataError(
     `--step ${step}: ${folder.path} has no checkpoint of it`,
     `use one of ${[0, ...present].join(", ")}`,
   );
+}
+
+function warn(text: string): void {
+  process.stderr.write(`warning: ${text}\n`);
 }
 
 function stepOf(value: string | undefined): number | undefined {

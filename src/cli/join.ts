@@ -23,6 +23,7 @@ export async function join(address: string, options: Options): Promise<number> {
       progress.say(`node ${event.node} of job ${event.job}; results in ${out}, logs in ${joinPath(out, "logs")}`);
     }
     if (event.kind === "committed") progress.step(event.step, steps, event.loss);
+    if (event.kind === "warning") progress.say(event.text);
     if (event.kind === "done") summary = event.summary;
   };
   const node = new NodeProcess(

@@ -124,6 +124,9 @@ class Launcher {
       case "committed":
         if (child.wish === 0) this.#progress.step(event.step, settings.steps, event.loss);
         return;
+      case "warning":
+        if (child.wish === 0) this.#progress.say(event.text);
+        return;
       case "done":
         this.#summary ??= event.summary;
         return;

@@ -67,6 +67,11 @@ export class Progress {
   }
 }
 
+/** For a checkpoint that a full or broken disk did not take. */
+export function notDurableText(step: number, reason: string): string {
+  return `NOT DURABLE: no checkpoint of step ${step}: ${reason}; training goes on`;
+}
+
 export function formatSeconds(seconds: number): string {
   if (!Number.isFinite(seconds)) return "?";
   if (seconds < 10) return `${seconds.toFixed(1)} s`;

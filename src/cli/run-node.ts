@@ -7,12 +7,13 @@ import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { firstCut, joinRing, rangesOf, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
+import { fingerprintOf } from "../config/fingerprint.ts";
 import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
 import { createLibp2pTransport } from "../net/libp2p.ts";
 import type { Transport } from "../net/transport.ts";
-import { newestCheckpoint } from "../runtime/checkpoint.ts";
+import { checkSameJob, newestCheckpoint, removeDrafts } from "../runtime/checkpoint.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { checkSameData, loadJobData } from "../runtime/job-data.ts";
 import { controlSocket, entryFor, serveControl } from "../runtime/process-control.ts";
@@ -22,6 +23,7 @@ import { defined } from "../types/assert.ts";
 import { InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
+import { notDurableText } from "./progress.ts";
 
 export interface NodeProcessInit {
   readonly role:
@@ -51,6 +53,8 @@ export type NodeEvent =
       readonly estimate: RunEstimate | null;
     }
   | { readonly kind: "committed"; readonly step: number; readonly loss: number }
+  /** A line that the user must see. */
+  | { readonly kind: "warning"; readonly text: string }
   | { readonly kind: "done"; readonly summary: Record<string, unknown> }
   | { readonly kind: "failed"; readonly error: ToldError };
 
@@ -101,6 +105,11 @@ export class NodeProcess {
     return told;
   }
 
+  #warn(text: string): void {
+    this.#log?.warn(text);
+    this.#emit({ kind: "warning", text });
+  }
+
   async #live(): Promise<RunOutcome> {
     const { listen, wish, invite, out } = this.#init;
     const data = await this.#check();
@@ -114,6 +123,7 @@ export class NodeProcess {
       machine: machineOf(out),
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
       onCommitted: (step, loss) => this.#emit({ kind: "committed", step, loss }),
+      onNotDurable: (step, reason) => this.#warn(notDurableText(step, reason)),
     });
     const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
     return this.#train(ring, this.#folder ?? this.#joinedFolder());
@@ -131,7 +141,9 @@ export class NodeProcess {
     const { role, out } = this.#init;
     if (role.kind === "founder") {
       const dataSet = defined(data, "a founder has read its data");
-      const { folder, firstStep } = openRun(role.settings, out, role, dataSet);
+      const { folder, firstStep } = openRun(role.settings, out, role, dataSet, (text) =>
+        this.#warn(`warning: ${text}`),
+      );
       this.#open(folder);
       return { kind: "founder", data: dataSet, job: newJob(role.settings, dataSet, firstStep) };
     }
@@ -219,6 +231,7 @@ export function openRun(
   out: string,
   options: { readonly force: boolean; readonly resume: boolean },
   data: DataSet,
+  warn: (text: string) => void,
 ): { readonly folder: RunFolder; readonly firstStep: number } {
   if (!options.resume) {
     const folder = RunFolder.create(out, options.force);
@@ -226,8 +239,13 @@ export function openRun(
     return { folder, firstStep: 0 };
   }
   const folder = new RunFolder(out);
-  const firstStep = newestCheckpoint(folder).manifest.step;
+  const { manifest } = newestCheckpoint(folder, warn);
   checkSameData(folder, data, `--resume ${out}`);
+  // Which engine runs is settled later; that it is the same one is checked where the settings are.
+  const engine = String(manifest.fingerprint["engine"]);
+  checkSameJob(manifest, fingerprintOf(settings, data.sha256, engine), `--resume ${out}`);
+  const firstStep = manifest.step;
+  removeDrafts(folder);
   folder.cutMetrics(firstStep);
   folder.writeJson(RUN_FILES.config, settings);
   return { folder, firstStep };

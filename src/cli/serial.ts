@@ -8,7 +8,7 @@ import { entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { SerialRun } from "../runtime/serial.ts";
 import { ExitCode } from "../types/errors.ts";
-import type { Progress } from "./progress.ts";
+import { notDurableText, type Progress } from "./progress.ts";
 import { openRun } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
 
@@ -17,9 +17,10 @@ const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 export async function trainSerial(request: RunRequest, progress: Progress): Promise<RunResult> {
   const { settings, out } = request;
   const data = await loadJobData(settings);
-  const { folder, firstStep } = openRun(settings, out, request, data);
+  const { folder, firstStep } = openRun(settings, out, request, data, (text) => progress.say(`warning: ${text}`));
   const onCommitted = (step: number, loss: number): void => progress.step(step, settings.steps, loss);
-  const run = new SerialRun({ settings, data, folder, firstStep, onCommitted });
+  const onNotDurable = (step: number, reason: string): void => progress.say(notDurableText(step, reason));
+  const run = new SerialRun({ settings, data, folder, firstStep, onCommitted, onNotDurable });
   folder.writeJson(RUN_FILES.environment, {
     ...describeEnvironment(run.engineId, settings),
     dataSha256: data.sha256,

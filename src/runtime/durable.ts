@@ -14,7 +14,9 @@ export type FileSystem = Pick<typeof node, "open" | "rename" | "rm" | "statfs">;
 export const nodeFileSystem: FileSystem = node;
 
 /** What a crash leaves of a file that was being written, here or in the compute thread. */
-const LEFTOVER = /\.[0-9a-f]{12}\.partial$/;
+export function isLeftover(name: string): boolean {
+  return /\.[0-9a-f]{12}\.partial$/.test(name);
+}
 
 export interface DurableOptions {
   /** Permissions of a file that others may not read; without it the user's default. */
@@ -35,15 +37,19 @@ export async function writeDurably(file: string, content: string, options: Durab
     await checkSpace(dirname(file), bytes.length, fileSystem);
     await writeSynced(temporary, bytes, mode, fileSystem);
     await fileSystem.rename(temporary, file);
-    await syncFolder(dirname(file), fileSystem);
+    await sync(dirname(file), fileSystem);
   } catch (cause) {
     // Where it cannot be removed either, the next start does it.
     await fileSystem.rm(temporary, { force: true }).catch(() => {});
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new DataError(`${file} cannot be made durable: ${reason}`, "free space on its disk, or use another disk", {
-      cause,
-    });
+    throw notDurable(file, cause);
   }
+}
+
+function notDurable(file: string, cause: unknown): DataError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new DataError(`${file} cannot be made durable: ${reason}`, "free space on its disk, or use another disk", {
+    cause,
+  });
 }
 
 async function writeSynced(file: string, bytes: Buffer, mode: number, fileSystem: FileSystem): Promise<void> {
@@ -63,8 +69,16 @@ async function checkSpace(folder: string, sizeBytes: number, fileSystem: FileSys
   throw new Error(`${sizeBytes} bytes are needed, ${bavail * bsize} are free`);
 }
 
-/** A new name in a folder is durable only when the folder is. Rejects with the system's error. */
+/** A new name in a folder is durable only when the folder is. Rejects with DataError. */
 export async function syncFolder(folder: string, fileSystem: FileSystem = nodeFileSystem): Promise<void> {
+  try {
+    await sync(folder, fileSystem);
+  } catch (cause) {
+    throw notDurable(folder, cause);
+  }
+}
+
+async function sync(folder: string, fileSystem: FileSystem): Promise<void> {
   const handle = await fileSystem.open(folder, "r");
   try {
     await handle.sync();
@@ -75,6 +89,6 @@ export async function syncFolder(folder: string, fileSystem: FileSystem = nodeFi
 
 /** Removes what crashes left in a folder to which nobody else is writing. */
 export async function removeLeftovers(folder: string): Promise<void> {
-  const names = (await node.readdir(folder)).filter((name) => LEFTOVER.test(name));
+  const names = (await node.readdir(folder)).filter(isLeftover);
   for (const name of names) await node.rm(join(folder, name), { force: true });
 }

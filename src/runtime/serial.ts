@@ -2,7 +2,7 @@
  * @file One process without a network: the reference for every bit and every speed-up. Each step runs its micro-batches in
  * order, F then B and W, and then the update. It is kept dumb on purpose.
  */
-import { fingerprintOf } from "../config/fingerprint.ts";
+import { type Fingerprint, fingerprintOf } from "../config/fingerprint.ts";
 import { parsePace } from "../config/emulation.ts";
 import { parseTimeline, type Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
@@ -13,8 +13,8 @@ import { buildSummary, type NodeReport } from "../metrics/summary.ts";
 import { chromeTrace, Timeline, type TimelineEntry } from "../metrics/timeline.ts";
 import { parseModel } from "../nn/spec.ts";
 import { defined } from "../types/assert.ts";
-import { NotFiniteError } from "../types/errors.ts";
-import { nameShard, newestCheckpoint, shardDraft, writeManifest } from "./checkpoint.ts";
+import { DataError, NotFiniteError } from "../types/errors.ts";
+import { type Durability, nameShard, openCheckpoint, shardDraft, writeManifest } from "./checkpoint.ts";
 import { nowMs } from "./clock.ts";
 import type { LayerDigest } from "./compute-operations.ts";
 import type { PaceCounts } from "./compute-pace.ts";
@@ -30,6 +30,8 @@ export interface SerialInit {
   readonly folder: RunFolder;
   readonly firstStep: number;
   readonly onCommitted: (step: number, loss: number) => void;
+  /** A checkpoint is not on the disk. */
+  readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 export class SerialRun {
@@ -98,7 +100,7 @@ export class SerialRun {
     });
     try {
       const { digests } = await compute.run<"digests">({ kind: "digests" });
-      if (firstStep > 0) await compute.run<"load">({ kind: "load", files: newestCheckpoint(folder).files });
+      if (firstStep > 0) await compute.run<"load">({ kind: "load", files: openCheckpoint(folder, firstStep).files });
       return await this.#trainOn(compute, digests);
     } finally {
       this.#timeline.flush();
@@ -159,14 +161,32 @@ export class SerialRun {
     this.#timeline.add({ kind, step, lap: 0, microBatch, startMs, endMs, bytes: 0 });
   }
 
+  /** A full or broken disk does not end the run. */
   async #save(compute: ComputeThread, step: number): Promise<void> {
-    const { folder, settings } = this.#init;
+    const durability = await this.#write(compute, step);
+    if (durability.kind === "durable") return this.#recorder.event("checkpoint", nowMs(), { step });
+    const { reason } = durability;
+    this.#recorder.event("notDurable", nowMs(), { step, reason });
+    this.#init.onNotDurable(step, reason);
+  }
+
+  async #write(compute: ComputeThread, step: number): Promise<Durability> {
+    const { folder } = this.#init;
     const { layers } = this;
-    const file = shardDraft(folder, step, layers);
-    const written = await compute.run<"save">({ kind: "save", lap: 0, file, step });
-    const { text: model } = parseModel(settings.model);
-    writeManifest(folder, { step, model, optimizer: settings.optimizer, shards: [nameShard(file, layers, written)] });
-    this.#recorder.event("checkpoint", nowMs(), { step });
+    try {
+      const file = shardDraft(folder, step, layers);
+      const written = await compute.run<"save">({ kind: "save", lap: 0, file, step });
+      const shards = [nameShard(file, layers, written)];
+      return await writeManifest(folder, { step, fingerprint: this.#fingerprint, shards });
+    } catch (error) {
+      if (error instanceof DataError) return { kind: "notDurable", reason: error.message };
+      throw error;
+    }
+  }
+
+  get #fingerprint(): Fingerprint {
+    const { settings, data } = this.#init;
+    return fingerprintOf(settings, data.sha256, this.engineId);
   }
 
   async #evaluate(compute: ComputeThread, step: number): Promise<void> {
@@ -207,14 +227,13 @@ export class SerialRun {
   }
 
   #summarize(report: NodeReport): Record<string, unknown> {
-    const { settings, folder, firstStep, data } = this.#init;
+    const { settings, folder, firstStep } = this.#init;
     const engine = defined(this.#engines.kinds[0], "an engine");
     const facts = {
       ...{ settings, engine, firstStep, losses: this.#recorder.losses, testAccuracy: this.#testAccuracy },
       ...{ parameters: report.parameters, idleTheory: 0, idleFormula: 0 },
     };
-    const fingerprint = fingerprintOf(settings, data.sha256, this.engineId);
-    const summary = { ...buildSummary(facts, [report]), fingerprint };
+    const summary = { ...buildSummary(facts, [report]), fingerprint: this.#fingerprint };
     folder.writeJson(RUN_FILES.summary, summary);
     const entries = folder.readLines("timeline/0.jsonl") as readonly TimelineEntry[];
     if (entries.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace([{ node: 0, entries }], 1));

@@ -71,7 +71,14 @@ const lossesOf = (folder: RunFolder): number[] =>
 
 /** The same settings in one process. */
 export async function runSerial(settings: Settings, folder: RunFolder): Promise<Outcome> {
-  const init = { settings, data: dataOf(settings), folder, firstStep: 0, onCommitted: () => {} };
+  const init = {
+    settings,
+    data: dataOf(settings),
+    folder,
+    firstStep: 0,
+    onCommitted: () => {},
+    onNotDurable: () => {},
+  };
   const summary = await soon(new SerialRun(init).train(), "the serial run");
   return { summary, losses: lossesOf(folder) };
 }
@@ -83,7 +90,7 @@ export function jobOf(settings: Settings, firstStep = 0): Job {
 
 /** What a node says when it founds or joins; `changes` for what a test wants otherwise. */
 export function ringInit(transport: Transport, role: RingInit["role"], changes: Partial<RingInit> = {}): RingInit {
-  const silent = { onPresent: () => {}, onCommitted: () => {} };
+  const silent = { onPresent: () => {}, onCommitted: () => {}, onNotDurable: () => {} };
   return { role, transport, machine: "here", wish: null, invite: null, ...silent, ...changes };
 }
 
@@ -125,7 +132,7 @@ export async function runRing(
 
 /** Goes on from the newest checkpoint of `folder`. */
 export function resumeRing(settings: Settings, folder: RunFolder): Promise<Outcome> {
-  const { step } = newestCheckpoint(folder).manifest;
+  const { step } = newestCheckpoint(folder, console.warn).manifest;
   folder.cutMetrics(step);
   return runRing(settings, folder, { firstStep: step });
 }
