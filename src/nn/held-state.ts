@@ -41,24 +41,24 @@ export class HeldState {
   readonly #memory: EngineMemory;
   readonly #kernels: Kernels;
   readonly #optimizer: Optimizer;
-  #state: OptimizerState;
+  /** Null where the arrays hold no state yet. */
+  #state: OptimizerState | null = null;
   /** The slice of the step under way that comes next. */
   #slice = 0;
   /** Of the layers that the step under way has finished. */
   #digests: StateDigest[] = [];
 
-  /** Over arrays that are all zero, of which nothing is known before `initialize` or `reset`. */
+  /** Over arrays that are all zero: without a state before `initialize` or `reset`. */
   constructor(layout: HeldLayout, memory: EngineMemory, kernels: Kernels) {
     this.#layout = layout;
     this.#memory = memory;
     this.#kernels = kernels;
     this.#optimizer = parseOptimizer(layout.init.optimizer);
-    this.#state = this.#optimizer.init();
   }
 
   /** The version: updates done, the step that comes next. */
   get step(): number {
-    return this.#state.steps;
+    return this.#known.steps;
   }
 
   /** Fills parameters and states as before the first step. */
@@ -86,7 +86,7 @@ export class HeldState {
     assert(step === this.step, `step ${this.step} comes next, not ${step}`);
     assert(slice === this.#slice && slice < slices, `slice ${this.#slice} comes next, not ${slice} of ${slices}`);
     const { layers } = this.#layout;
-    const next = this.#optimizer.next(this.#state);
+    const next = this.#optimizer.next(this.#known);
     const from = elementsDone(layers, slice, slices);
     const to = elementsDone(layers, slice + 1, slices);
     for (const [i, layer] of layers.entries()) this.#updateLayer(layer, from[i] as number, to[i] as number, next);
@@ -101,12 +101,17 @@ export class HeldState {
 
   /** Of the state as it is, which is not in the middle of a step. */
   digests(): StateDigest[] {
-    assert(this.#slice === 0, "no step is under way");
+    assert(this.#state !== null && this.#slice === 0, "a state that is in no step");
     return this.#layout.layers.map((layer) => {
       this.#beginDigests(layer);
       this.#addToDigests(layer, 0, layer.parameters.all.length);
       return this.#endDigest(layer);
     });
+  }
+
+  get #known(): OptimizerState {
+    assert(this.#state !== null, "the layers have a state");
+    return this.#state;
   }
 
   #updateLayer(layer: LayerLayout, from: number, to: number, state: OptimizerState): void {

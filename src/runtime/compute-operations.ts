@@ -5,7 +5,8 @@
 import type { EngineKind } from "../engine/contract.ts";
 import type { LayerBlock } from "../nn/blocks.ts";
 import type { ForwardResult } from "../nn/segment.ts";
-import type { SegmentInit } from "../nn/layout.ts";
+import type { StateDigest } from "../nn/held-state.ts";
+import type { ReplicaInit, SegmentInit } from "../nn/layout.ts";
 import type { WrittenFile } from "../nn/safetensors.ts";
 import { AssertionFailed } from "../types/assert.ts";
 import * as errors from "../types/errors.ts";
@@ -16,9 +17,17 @@ export interface ComputeInit {
   /** One for each lap, in the order of the laps: parts of one model, with the same optimizer. */
   readonly segments: readonly SegmentInit[];
   readonly engine: EngineKind;
-  /** Shards that together cover the segments; without them, and without `blocks`, they start as before the first step. */
+  /**
+   * With it segments and replicas keep the version before, and segments the gradient of the last update, for the replicas.
+   * Without it segments are updated in place.
+   */
+  readonly redundancy?: { readonly replicas: readonly ReplicaInit[] };
+  /** Shards that together cover segments and replicas; without them, and without `blocks`, all start as before the first step. */
   readonly restore?: readonly string[];
-  /** The state from memory instead: blocks that together cover the segments, and the step that comes next. */
+  /**
+   * The state from memory instead: blocks that together cover the segments, and the step that comes next. Replicas that they do
+   * not cover are without a state.
+   */
   readonly blocks?: { readonly step: number; readonly layers: readonly LayerBlock[] };
   /** GFLOP/s: forward and backward passes take as long as at this speed, or as they need. Without it they take what they need. */
   readonly pace?: number;
@@ -33,8 +42,8 @@ interface SlotOperation<Kind extends string> {
 }
 
 /**
- * Slots, steps and order are those of `Segment`. "backward" is the passes for inputs and for weights in one. "update",
- * "digests" and "load" are for all segments.
+ * Slots, steps and order are those of `Segment`. "backward" is the passes for inputs and for weights in one. "update" and
+ * "digests" are for all segments, "load" for the replicas too.
  */
 export type Operation =
   | SlotOperation<"forward">
@@ -44,6 +53,16 @@ export type Operation =
   /** One layer's part of the backward pass for weights, numbered in the model. */
   | (SlotOperation<"weightLayer"> & { readonly layer: number })
   | { readonly kind: "update"; readonly step: number }
+  /** One slice, in order, of a replica's update by the gradient that the main thread wrote; zero afterwards, as by "update". */
+  | {
+      readonly kind: "replicaUpdate";
+      readonly replica: number;
+      readonly step: number;
+      readonly slice: number;
+      readonly slices: number;
+    }
+  /** The main thread filled a replica's arrays with the state of `step`. */
+  | { readonly kind: "replicaFilled"; readonly replica: number; readonly step: number }
   | { readonly kind: "digests" }
   /** Writes a segment's shard; `step` must be the one that comes next. */
   | { readonly kind: "save"; readonly lap: number; readonly file: string; readonly step: number }
@@ -51,6 +70,11 @@ export type Operation =
   | { readonly kind: "load"; readonly files: readonly string[] };
 
 export type OperationKind = Operation["kind"];
+
+/** Whether a state is torn while such an operation is under way. */
+export function changesStates(kind: OperationKind): boolean {
+  return kind === "update" || kind === "replicaUpdate" || kind === "replicaFilled" || kind === "load";
+}
 
 export interface LayerDigest {
   /** In the model. */
@@ -72,12 +96,23 @@ export interface Outcomes {
     readonly layerUs: readonly LayerTimesUs[];
     /** Null for a thread that is not paced. */
     readonly pace: PaceCounts | null;
+    /** Of the new version, in each segment's order of layers; none without redundancy. */
+    readonly states: readonly StateDigest[];
   };
+  /** Of the new version after the last slice, else none. */
+  replicaUpdate: { readonly states: readonly StateDigest[] };
+  replicaFilled: { readonly states: readonly StateDigest[] };
   /** In the order of the layers. */
   digests: { readonly digests: readonly LayerDigest[] };
   save: WrittenFile;
-  /** The step that comes next. */
-  load: { readonly step: number };
+  load: LoadedState;
+}
+
+export interface LoadedState {
+  /** That comes next. */
+  readonly step: number;
+  /** Of segments and of replicas with a state; none without redundancy. */
+  readonly states: readonly StateDigest[];
 }
 
 export interface OperationTimes {
@@ -89,7 +124,7 @@ export interface OperationTimes {
 
 export type OperationResult<Kind extends OperationKind> = Outcomes[Kind] & OperationTimes;
 
-/** What the worker sends: after its start `{ step }`, the step that comes next, then a result per operation. */
+/** What the worker sends: after its start `LoadedState`, then a result per operation. */
 export type Reply<Value> =
   { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly error: SentError };
 

@@ -50,13 +50,19 @@ async function backward(stages: readonly Stage[], slot: number): Promise<void> {
   }
 }
 
-/** One step; the mean loss. */
-export async function trainStep(threads: readonly ComputeThread[], batch: Batch, step: number): Promise<number> {
+/** One step; the mean loss. `beforeUpdate` runs when all gradients are there. */
+export async function trainStep(
+  threads: readonly ComputeThread[],
+  batch: Batch,
+  step: number,
+  beforeUpdate = (): void => {},
+): Promise<number> {
   const stages = stagesOf(threads);
   const count = batch.labels.length / stages[0]!.init.rows;
   let loss = 0;
   for (let m = 0; m < count; m++) loss += (await forward(stages, m, batch, m)).loss;
   for (let m = 0; m < count; m++) await backward(stages, m);
+  beforeUpdate();
   for (const thread of threads) await thread.run({ kind: "update", step });
   return loss / batch.labels.length;
 }

@@ -158,7 +158,7 @@ test("a slice that is not next, and another step, are refused", () => {
   expect(() => state.update(0, 1, 2)).toThrow("slice 0 comes next, not 1 of 2");
   state.update(0, 0, 2);
   expect(() => state.update(0, 0, 2)).toThrow("slice 1 comes next, not 0 of 2");
-  expect(() => state.digests()).toThrow("no step is under way");
+  expect(() => state.digests()).toThrow("a state that is in no step");
   state.reset(0);
   expect(state.update(0).length).toBe(2);
 });
