@@ -1,6 +1,8 @@
-/** @file What only the libp2p transport does: identities from seeds, admission, ports, addresses of the network. */
+/** @file What only the libp2p transport does: identities from seeds, admission, ports, addresses of the network, what a refusal is. */
+import { once } from "node:events";
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { networkInterfaces } from "node:os";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import type { Libp2pTransportInit } from "../../src/net/libp2p.ts";
 import type { Transport } from "../../src/net/transport.ts";
@@ -9,8 +11,10 @@ import { NetworkError, UsageError } from "../../src/types/errors.ts";
 const LOCAL = "/ip4/127.0.0.1/tcp/0";
 const PROTOCOL = "/ringtmp/test/1";
 const open: Transport[] = [];
+const servers: Server[] = [];
 
 afterEach(async () => {
+  for (const server of servers.splice(0)) server.close();
   await Promise.all(open.splice(0).map((transport) => transport.close()));
 });
 
@@ -70,6 +74,44 @@ test("peers that share no encryption do not talk", async () => {
 test("a dial of itself says so", async () => {
   const transport = await create();
   await expect(transport.dial(transport.addresses, PROTOCOL)).rejects.toThrow(/this node itself/);
+});
+
+describe("a dial of several addresses", () => {
+  /** A port that takes connections and treats them so. */
+  async function portWhere(connected: (socket: Socket) => void): Promise<number> {
+    const server = createServer(connected);
+    await once(server.listen(0, "127.0.0.1"), "listening");
+    servers.push(server);
+    return (server.address() as AddressInfo).port;
+  }
+
+  test.each<[string, boolean, (socket: Socket) => void, string]>([
+    ["refuses where nothing listens at any", false, () => {}, "DialRefusedError"],
+    ["does not refuse where one hangs up", true, (socket) => socket.destroy(), "NetworkError"],
+    ["does not refuse where one is silent", true, (socket) => socket.resume(), "NetworkError"],
+  ])("%s", async (_name, isOpen, connected, name) => {
+    const [transport, other] = [await create(), await create()];
+    const port = isOpen ? await portWhere(connected) : 1;
+    for (const ports of [
+      [1, port],
+      [port, 1],
+    ]) {
+      const addresses = ports.map((at) => `/ip4/127.0.0.1/tcp/${at}/p2p/${other.peerId}`);
+      const dialled = transport.dial(addresses, PROTOCOL, { signal: AbortSignal.timeout(300) });
+      await expect(dialled).rejects.toMatchObject({ name });
+    }
+  });
+
+  test("refuses where another peer answers at one and nothing at the other", async () => {
+    const [transport, other, gone] = [await create(), await create(), await create()];
+    const addresses = [1, Number(/tcp\/(\d+)/.exec(other.addresses[0] ?? "")?.[1])].map(
+      (port) => `/ip4/127.0.0.1/tcp/${port}/p2p/${gone.peerId}`,
+    );
+    await expect(transport.dial(addresses, PROTOCOL)).rejects.toMatchObject({
+      name: "DialRefusedError",
+      message: expect.stringMatching(/another peer answers/),
+    });
+  });
 });
 
 test("a dial that nobody answers ends with its signal", async () => {
