@@ -27,7 +27,7 @@ export const OVERSLEPT_MS = 500;
 export const PROBE_WAIT_MS = 150;
 /** Who asked others to probe waits so long for their answers. */
 export const ANSWER_WAIT_MS = 250;
-/** Between probes of a peer that others hear, or that somebody accuses. */
+/** Between probes of a peer that others hear, that somebody accuses, or that is suspected and sends no heartbeats here. */
 export const PROBE_REPEAT_MS = 500;
 export const HELPERS_MAX = 3;
 /**
@@ -37,6 +37,8 @@ export const HELPERS_MAX = 3;
 export const LAG_FADE = 1 / 50;
 export const LAG_WEIGHT = 6;
 export const LAG_MS_MAX = 2_000;
+/** For the first view of a node, which has measured nothing. */
+export const LAG_MS_START = 100;
 
 /** "closed" is hard evidence, "silent" is soft. */
 export type SuspicionCause = "closed" | "silent";
@@ -47,6 +49,8 @@ export interface DetectorInit {
   readonly members: readonly number[];
   /** Whose heartbeats this node gets: both neighbours and its r predecessors. */
   readonly watched: readonly number[];
+  /** What the machine of the view before remembers, or `LAG_MS_START`. */
+  readonly lagMs: number;
   readonly nowMs: number;
 }
 
@@ -109,21 +113,27 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
   #lastInputMs: number;
   #lastTickMs: number;
   /** The longest stall of late: of the own loop, or between two frames of a live peer. */
-  #lagMs = 0;
+  #lagMs: number;
   #wokeMs = -Infinity;
   /** The first frame since this node woke; undefined before it. */
   #freshSinceMs: number | undefined = -Infinity;
 
-  constructor({ node, members, watched, nowMs }: DetectorInit) {
+  constructor({ node, members, watched, lagMs, nowMs }: DetectorInit) {
     assert(members.includes(node), "the node is a member");
     assert(
       watched.every((other) => other !== node && members.includes(other)),
       "watched nodes are other members",
     );
     this.#node = node;
+    this.#lagMs = lagMs;
     this.#lastInputMs = this.#lastTickMs = nowMs;
     const others = members.filter((member) => member !== node);
     this.#peers = new Map(others.map((other) => [other, newPeer(other, watched.includes(other), nowMs)]));
+  }
+
+  /** For the machine of the next view: a busy machine is still busy then. */
+  get lagMs(): number {
+    return this.#lagMs;
   }
 
   handle(input: DetectorInput): readonly DetectorOutput[] {
@@ -232,10 +242,15 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
 
   #accused(node: number, nowMs: number): readonly DetectorOutput[] {
     const peer = this.#peers.get(node);
-    if (peer === undefined || peer.standing.kind === "suspected" || nowMs < peer.probeAgainMs) return [];
-    peer.probeAgainMs = nowMs + PROBE_REPEAT_MS;
+    if (peer === undefined || peer.standing.kind === "suspected") return [];
     this.#expect(peer, nowMs);
-    return [{ kind: "probe", target: node, by: this.#node }];
+    return this.#probe(peer, nowMs);
+  }
+
+  #probe(peer: Peer, nowMs: number): readonly DetectorOutput[] {
+    if (nowMs < peer.probeAgainMs) return [];
+    peer.probeAgainMs = nowMs + PROBE_REPEAT_MS;
+    return [{ kind: "probe", target: peer.node, by: this.#node }];
   }
 
   #probed(node: number, by: number, alive: boolean, nowMs: number): readonly DetectorOutput[] {
@@ -248,9 +263,10 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
     return this.#judge(peer, nowMs);
   }
 
-  /** What the silence of one peer means now. */
+  /** What the silence of one peer means now. A suspected one that sends no heartbeats here is heard only if it is probed. */
   #judge(peer: Peer, nowMs: number): readonly DetectorOutput[] {
-    if (!peer.isExpected || peer.standing.kind === "suspected") return [];
+    if (peer.standing.kind === "suspected") return peer.isWatched ? [] : this.#probe(peer, nowMs);
+    if (!peer.isExpected) return [];
     const slackMs = LAG_WEIGHT * Math.max(this.#lagMs, this.#ownLagMs(nowMs));
     const limitMs = Math.max(SUSPICION_MS, peer.intervals.limitMs) + slackMs;
     const gapMs = nowMs - peer.silentSinceMs;
