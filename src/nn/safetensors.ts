@@ -1,7 +1,7 @@
 /**
  * @file Strict reader and writer of safetensors files, synchronous. A file is hostile until read: nothing is allocated
  * from a length field beyond the header's limit, and float32 values must be finite. A file under its final name is
- * complete: it is written beside it, synced and renamed, and the folder is synced. The metadata `crc32` of our own files, eight digits a
+ * complete: it is written beside it, synced and renamed, and the folder is synced. The metadata `crc32` of shards, eight digits a
  * tensor in the order of the data, tells which tensor is damaged. For little-endian machines, as WebAssembly memory is.
  */
 import { createHash, randomBytes } from "node:crypto";
@@ -45,7 +45,7 @@ export class SafetensorsFile {
   readonly #descriptor: number;
   readonly #dataStartBytes: number;
   readonly #tensors: ReadonlyMap<string, TensorInfo>;
-  /** By tensor; empty in files of others. */
+  /** By tensor; empty in files without. */
   readonly #checksums: ReadonlyMap<string, string>;
   /** Without the checksums. */
   readonly metadata: ReadonlyMap<string, string>;
@@ -136,7 +136,7 @@ function firstNotFinite(array: Float32Array): number {
   return -1;
 }
 
-/** Where a file of ours differs from what was written, given that it does: the tensor and its offsets, or the header. */
+/** Where a shard differs from what was written, given that it does: the tensor and its offsets, or the header. */
 export function describeDamage(file: string): string {
   try {
     const opened = new SafetensorsFile(file);
@@ -162,6 +162,15 @@ export interface WrittenFile {
   readonly sizeBytes: number;
   /** Of the whole file, in hexadecimal. */
   readonly sha256: string;
+}
+
+/** The metadata with a checksum of each tensor, so that a reader can name the one that is damaged. */
+export function withChecksums(
+  tensors: readonly Float32Tensor[],
+  metadata: ReadonlyMap<string, string>,
+): ReadonlyMap<string, string> {
+  const checksums = tensors.map(({ data }) => checksumText(crc32(bytesOf(data)))).join("");
+  return new Map([...metadata, [CHECKSUMS, checksums]]);
 }
 
 /** Writes the tensors in order; when it returns, they are on the disk. Throws `DataError`, and leaves no file then. */
@@ -208,8 +217,7 @@ function formatStart(tensors: readonly Float32Tensor[], metadata: ReadonlyMap<st
     offsetBytes += data.byteLength;
     return info;
   });
-  const checksums = tensors.map(({ data }) => checksumText(crc32(bytesOf(data)))).join("");
-  const header = formatHeader({ tensors: infos, metadata: new Map([...metadata, [CHECKSUMS, checksums]]) });
+  const header = formatHeader({ tensors: infos, metadata });
   assert(header.length <= HEADER_BYTES_MAX, "the header is within the reader's limit");
   const length = new Uint8Array(LENGTH_BYTES);
   new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);

@@ -9,7 +9,7 @@ import { parseOptimizer } from "../optim/optimizers.ts";
 import { assert } from "../types/assert.ts";
 import { DataError } from "../types/errors.ts";
 import type { BlockLayout, HeldLayout } from "./layout.ts";
-import { SafetensorsFile, writeSafetensors, type WrittenFile } from "./safetensors.ts";
+import { SafetensorsFile, withChecksums, writeSafetensors, type WrittenFile } from "./safetensors.ts";
 
 /** Shards of one checkpoint: at most one per layer of the deepest model. */
 const FILES_MAX = 1000;
@@ -37,7 +37,7 @@ export function saveShard(file: string, layout: HeldLayout, memory: EngineMemory
     { name: `${prefix}.bias`, shape: bias.shape, data: memory.f32(bias) },
   ]);
   const metadata = { step: String(step), model: layout.model.text, optimizer: layout.init.optimizer };
-  return writeSafetensors(file, tensors, new Map(Object.entries(metadata)));
+  return writeSafetensors(file, tensors, withChecksums(tensors, new Map(Object.entries(metadata))));
 }
 
 /**

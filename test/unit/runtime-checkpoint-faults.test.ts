@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { RunFolder } from "../../src/metrics/run-folder.ts";
-import { SafetensorsFile, writeSafetensors } from "../../src/nn/safetensors.ts";
+import { SafetensorsFile, withChecksums, writeSafetensors } from "../../src/nn/safetensors.ts";
 import {
   checkpointSteps, type Durability, nameShard, newestCheckpoint, openCheckpoint, removeDrafts, shardDraft, type Shard, writeManifest,
 } from "../../src/runtime/checkpoint.ts"; // prettier-ignore
@@ -34,7 +34,7 @@ function writeShard(step: number, layers: readonly [number, number], count = 2):
     shape: [count],
     data: new Float32Array(count).fill(step),
   }));
-  return nameShard(draft, layers, writeSafetensors(draft, tensors, new Map()));
+  return nameShard(draft, layers, writeSafetensors(draft, tensors, withChecksums(tensors, new Map())));
 }
 
 async function save(step: number, disk = new FaultyDisk()): Promise<Durability> {

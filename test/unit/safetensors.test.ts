@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { SafetensorsFile, writeSafetensors } from "../../src/nn/safetensors.ts";
+import { describeDamage, SafetensorsFile, writeSafetensors } from "../../src/nn/safetensors.ts";
 import { loadShards, saveShard } from "../../src/nn/shard.ts";
 import { DataError } from "../../src/types/errors.ts";
 import { RandomStream } from "../../src/types/random.ts";
@@ -108,6 +108,10 @@ describe("hostile files", () => {
     ["data missing", () => fileOf(`{${x}}`, new Uint8Array(7)), "end at offset 8, the data at 7"],
     ["metadata of numbers", () => fileOf(`{"__metadata__":{"step":3},${x}}`), "metadata step: not a string"],
     ["metadata of nothing", () => fileOf(`{"__metadata__":null,${x}}`), "metadata is not an object"],
+    ["checksums for other tensors", () => fileOf(`{"__metadata__":{"crc32":"00"},${x}}`), "metadata crc32: not one a tensor"],
+    ["another checksum", () => fileOf(`{"__metadata__":{"crc32":"00000000"},${x}}`), "tensor x: damaged between offset"],
+    ["a size that overflows", () => fileOf(`{${x.replace("[2]", "[9007199254740991,9007199254740991]")}}`), "does not hold"],
+    ["the metadata twice", () => fileOf(`{"__metadata__":{},"__metadata__":{},${x}}`), '"__metadata__" stands twice'],
     ["another dtype", () => fileOf(`{${x.replace("F32", "I32")}}`), "tensor x: I32 [2], not F32 [2]"],
     ["not finite", () => fileOf(`{${x}}`, new Uint8Array(Float32Array.of(1, NaN).buffer)), "tensor x: not finite at offset 4"],
     ["a folder", () => folder, "not a regular file"],
@@ -183,6 +187,18 @@ describe("shards", () => {
       expect(digests(resumed)).toEqual(digests(run));
     },
   );
+
+  test("a changed byte of a tensor is named, also where the number stays finite", () => {
+    const held = holdCut("wasm-exact", common, []);
+    const [file] = save(held);
+    const bytes = readFileSync(file!);
+    bytes[bytes.length - 4]! ^= 1;
+    writeFileSync(file!, bytes);
+    expect(() => load(held, [file!])).toThrow(
+      /tensor optimizer\.v\.layers\.3\.bias: damaged between offset \d+ and \d+/,
+    );
+    expect(describeDamage(file!)).toMatch(/^tensor optimizer\.v\.layers\.3\.bias: damaged between offset \d+ and \d+$/);
+  });
 
   test("names and metadata", () => {
     const held = holdCut("wasm-exact", common, [3]);
