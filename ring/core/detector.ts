@@ -162,13 +162,13 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
     return defined(this.#peers.get(node), `node ${node} is another member`);
   }
 
-  /** A node that slept knows nothing of that time: nobody was silent in it. */
+  /** A node that slept knows nothing of that time: nobody was silent in it, and it says nothing of the machine's load. */
   #advance(nowMs: number): readonly DetectorOutput[] {
     const sleptMs = nowMs - this.#lastInputMs;
     assert(sleptMs >= 0, "the clock does not go back");
     this.#lastInputMs = nowMs;
     if (sleptMs <= OVERSLEPT_MS) return [];
-    this.#wokeMs = nowMs;
+    this.#wokeMs = this.#lastTickMs = nowMs;
     this.#freshSinceMs = undefined;
     for (const peer of this.#peers.values()) {
       peer.silentSinceMs = nowMs;
