@@ -1,11 +1,13 @@
 /**
  * @file Speed of the kernels on one thread: products in GFLOP/s beside a triple loop in JavaScript, passes over arrays in
- * GB/s of memory read and written. About ten seconds. Alone: `node test/bench/engine.ts`.
+ * GB/s of memory read and written, updates in 1e9 parameters a second. About fifteen seconds. Alone: `node test/bench/engine.ts`.
  */
 import { pathToFileURL } from "node:url";
 import { ENGINE_KINDS, type EngineKind, type Kernels } from "../../src/engine/contract.ts";
 import { loadKernels } from "../../src/engine/load.ts";
 import { EngineMemory } from "../../src/engine/memory.ts";
+import { HeldState } from "../../src/nn/held-state.ts";
+import { planSegment, segmentMemory } from "../../src/nn/layout.ts";
 import type { BenchRow } from "./row.ts";
 
 const PRODUCTS = ["matmul", "matmulTransposedB", "matmulTransposedAAdd"] as const;
@@ -24,7 +26,7 @@ const RUN_MS_MAX = 400;
 const REPETITIONS_MAX = 60;
 
 /** Runs `work` for at most RUN_MS_MAX after a warm-up, at least three times; `amount` per millisecond / 1e6 is the value. */
-function measure(name: string, unit: string, amount: number, work: () => void): BenchRow {
+function measure(name: string, unit: string, amount: number, work: () => unknown): BenchRow {
   for (let round = 0; round < 3; round += 1) work();
   const speeds: number[] = [];
   const endMs = performance.now() + RUN_MS_MAX;
@@ -105,10 +107,37 @@ function benchPasses(kind: EngineKind): BenchRow[] {
   });
 }
 
+/** Adam's updates of ARRAY_LENGTH parameters as an owner does them, and the digest that belongs to one, by itself. */
+function benchUpdates(kind: EngineKind): BenchRow[] {
+  const kernels = loadKernels(kind, new EngineMemory(0).memory);
+  const layers = [0, 1] as const;
+  const sizes = { model: `mlp:${ARRAY_LENGTH / 1024 - 1}-1024`, layers, rows: 1, slots: 1, batch: 1 };
+  const [plain, replicated] = [false, true].map((isReplicated) => {
+    const layout = planSegment({ ...sizes, optimizer: "adam", rate: 1e-3, seed: 1 }, kernels, isReplicated);
+    const memory = segmentMemory([layout]);
+    const state = new HeldState(layout, memory, loadKernels(kind, memory.memory));
+    state.initialize();
+    fillWithSines(memory.f32(layout.layers[0]!.gradient!.all));
+    return state;
+  });
+  const run = (name: string, work: () => unknown): BenchRow =>
+    measure(`${kind} ${name}`, "Gparam/s", ARRAY_LENGTH, work);
+  const inPlace = run("adam, in place", () => plain!.update(plain!.step));
+  const others = [
+    run("adam, copies and digest", () => replicated!.update(replicated!.step)),
+    run("digest after adam, alone", () => replicated!.digests()),
+  ];
+  const beside = (row: BenchRow) => `${((100 * inPlace.value) / row.value).toFixed(0)} % of its time`;
+  return [inPlace, ...others.map((row) => ({ ...row, beside: beside(row) }))];
+}
+
 /** Both engines; every row is a median with its smallest and largest repetition. */
 export async function benchEngine(): Promise<BenchRow[]> {
   const plain = benchPlain();
-  return [plain, ...ENGINE_KINDS.flatMap((kind) => [...benchProducts(kind, plain), ...benchPasses(kind)])];
+  return [
+    plain,
+    ...ENGINE_KINDS.flatMap((kind) => [...benchProducts(kind, plain), ...benchPasses(kind), ...benchUpdates(kind)]),
+  ];
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
