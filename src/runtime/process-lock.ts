@@ -1,9 +1,10 @@
 /**
  * @file A folder that one live process has to itself. Each process that wants it makes a file of its own there, named by its pid and start
  * time, and then looks for others: of two that come at once at least one sees the other, so that both never hold it (it may be that
- * neither does). Files of dead processes are removed. Limit: processes of one machine that see each other's pids.
+ * neither does). Files of dead processes are removed. Limits: processes of one machine that see each other's
+ * pids; without /proc a pid that is used again counts as the old process.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { readdir, realpath, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { UsageError } from "../types/errors.ts";
@@ -49,11 +50,13 @@ function inUse(folder: string, pid: number): UsageError {
   );
 }
 
-/** Boot and clock ticks since then (proc(5), stat, field 22); the same word for all where the system does not tell. */
+/** Boot and clock ticks since then (proc(5), stat, field 22); one word for all where the system does not tell, or the process is gone. */
 function startOf(pid: number): string {
-  const file = `/proc/${pid}/stat`;
-  if (!existsSync(file)) return "unknown";
-  const fields = readFileSync(file, "utf8").split(") ").at(-1)?.split(" ") ?? [];
-  const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").slice(0, 8);
-  return `${boot}-${fields[19]}`;
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ") ?? [];
+    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").slice(0, 8);
+    return `${boot}-${fields[19]}`;
+  } catch {
+    return "unknown";
+  }
 }

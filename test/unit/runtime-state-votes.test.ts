@@ -1,4 +1,6 @@
 /** @file What a node must not forget: its votes and the step that it reported, under every damage and fault of the disk. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +9,9 @@ import { GROUP_MS, ReportedStep } from "../../src/runtime/reported-step.ts";
 import { StateFolder } from "../../src/runtime/state-folder.ts";
 import { VoteStore } from "../../src/runtime/vote-store.ts";
 import { DataError } from "../../src/types/errors.ts";
+import { RandomStream } from "../../src/types/random.ts";
 import { damages, diskFault, FaultyDisk, refusal, WRITE_ORDER } from "../helpers/faulty-disk.ts";
+import { freshSeed } from "../helpers/segments.ts";
 
 let root: string;
 let path: string;
@@ -107,6 +111,34 @@ describe("the votes", () => {
       expect(disk.begun.toSorted()).toEqual([...WRITE_ORDER, ...WRITE_ORDER].toSorted());
       for (const slot of ["vote.0", "vote.1"]) expect(readFileSync(join(path, slot), "utf8")).toContain('{"ballot":1}');
     });
+  });
+
+  test.each([3, freshSeed])("survive a kill at any moment (seed %i)", async (seed) => {
+    const random = new RandomStream(seed, 1003);
+    const [state, votes] = ["state-folder", "vote-store"].map((name) =>
+      JSON.stringify(new URL(`../../src/runtime/${name}.ts`, import.meta.url).pathname),
+    );
+    const program = `import { writeSync } from "node:fs"; import { StateFolder } from ${state}; import { VoteStore } from ${votes};
+      const store = await VoteStore.open(await StateFolder.open(${JSON.stringify(path)}));
+      for (let ballot = store.loaded ?? 0; ;) { await store.save(++ballot); writeSync(1, ballot + "\\n"); }`;
+    let told = 0;
+    for (let kill = 0; kill < 6; kill++) {
+      const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const exited = once(child, "exit");
+      const last = told + 1 + random.nextBelow(30);
+      for await (const lines of child.stdout.setEncoding("utf8")) {
+        told = Math.max(told, ...(lines as string).split("\n").map(Number));
+        // It is in the middle of a later save now; what it says until it dies still counts.
+        if (told >= last) child.kill("SIGKILL");
+      }
+      await exited;
+      const { loaded, damaged } = await load();
+      expect([told, told + 1], `kill ${kill}`).toContain(loaded);
+      expect(damaged).toEqual([]);
+      told = loaded as number;
+    }
   });
 
   test("are small, and saved one at a time", async () => {
