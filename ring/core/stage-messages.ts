@@ -26,6 +26,10 @@ export interface StageInit {
   readonly evaluationMicroBatches: number;
   /** The run ends after the first step whose loss is at most this. */
   readonly stopAtLoss: number | null;
+  /** Loss of the step before the first: a run that goes on may be at its end already. */
+  readonly lossBefore?: number;
+  /** Updates wait for the frontier; without replicas nothing does. */
+  readonly isReplicated?: boolean;
 }
 
 /** The segments of one node as they are cut now; another cut is another plan. */
@@ -82,7 +86,9 @@ export type StageInput =
   /** They have moved; the answer to `move`. */
   | { readonly kind: "moved"; readonly segments: SegmentsInit }
   | { readonly kind: "end"; readonly lastStep: StepIndex }
-  | { readonly kind: "stopRequested" };
+  | { readonly kind: "stopRequested" }
+  /** Every copy of every layer has this version: the update of the step of that number may be done. */
+  | { readonly kind: "frontier"; readonly version: number };
 
 interface Arrival extends MicroBatchKey {
   readonly lap: number;
@@ -117,7 +123,8 @@ export type StageOutput =
     }
   | { readonly kind: "sendEvaluationCredit"; readonly toLap: number }
   | { readonly kind: "sendEnd"; readonly lastStep: StepIndex }
-  | { readonly kind: "committed"; readonly step: StepIndex; readonly loss: number }
+  /** A step's loss is known: it is committed when no copy of the layers lacks its update. */
+  | { readonly kind: "loss"; readonly step: StepIndex; readonly loss: number }
   | { readonly kind: "evaluated"; readonly completedSteps: number; readonly correct: number; readonly lossSum: number }
   /** This node is before `step`: move the layers, then say `moved`. Node 0 tells the others first. */
   | { readonly kind: "move"; readonly plan: number; readonly step: number }

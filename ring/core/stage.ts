@@ -41,7 +41,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   #plan: { readonly plan: number; readonly step: number | null } | undefined;
   #isDraining = false;
   #lossSum = 0;
-  #stepLoss = Number.NaN;
+  #stepLoss: number;
+  #frontier: number;
   #stopRequested = false;
   #lastStep: number | undefined;
   #evaluatedSteps = -1;
@@ -55,6 +56,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     this.#training = new Training(init, init.segments, init.firstStep);
     this.#slots = init.segments.slots;
     this.#evaluation = new Evaluation(init.evaluationMicroBatches, this.#position);
+    this.#stepLoss = init.lossBefore ?? Number.NaN;
+    this.#frontier = init.isReplicated === true ? init.firstStep - 1 : Infinity;
   }
 
   /** What the node is doing, for people: its step and phase, what it lacks, what crossed its edges. */
@@ -65,6 +68,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       phase: phase.kind,
       running: this.#running?.kind ?? null,
       lacks: phase.kind === "training" ? this.#training.lacks() : [],
+      /** The version that every copy must have before this node goes on; null where it waits for none. */
+      awaitsFrontier: phase.kind === "updating" && this.#frontier < phase.step ? phase.step : null,
       counts: this.#training.counts(),
     };
   }
@@ -113,7 +118,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
         assert(this.#phase.kind === "created", "a stage starts once");
         this.#training.open(this.#out);
         this.#phase = { kind: "training" };
-        return;
+        return this.#endIfDone(this.#init.firstStep);
       case "activation":
         return this.#check("predecessor", this.#training.activation(input));
       case "labels":
@@ -124,7 +129,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       case "gradient":
         return this.#check(
           "successor",
-          this.#training.gradient(input, (loss) => this.#commit(input.step, loss)),
+          this.#training.gradient(input, (loss) => this.#noteLoss(input.step, loss)),
         );
       case "credits":
         return this.#check("successor", this.#training.credits(input));
@@ -147,6 +152,9 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
         return this.#takeEnd(input.lastStep);
       case "stopRequested":
         this.#stopRequested = true;
+        return;
+      case "frontier":
+        this.#frontier = input.version;
         return;
       case "evaluationLabels":
       case "evaluation":
@@ -184,9 +192,9 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
     if (!this.#endsHere) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(lastStep) });
   }
 
-  #commit(step: StepIndex, loss: number): void {
+  #noteLoss(step: StepIndex, loss: number): void {
     this.#stepLoss = loss;
-    this.#out.push({ kind: "committed", step, loss });
+    this.#out.push({ kind: "loss", step, loss });
   }
 
   #check(from: "predecessor" | "successor", reason: string | undefined): void {
@@ -220,7 +228,7 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   /** The step's loss: the micro-batches' in their order, whatever the schedule. */
   #addLoss({ step, microBatch }: SlotKey, loss: number): void {
     this.#lossSum = (microBatch === 0 ? 0 : this.#lossSum) + loss;
-    if (microBatch === this.#init.shape.microBatches - 1) this.#commit(step, this.#lossSum / this.#init.batch);
+    if (microBatch === this.#init.shape.microBatches - 1) this.#noteLoss(step, this.#lossSum / this.#init.batch);
   }
 
   #evaluated({ lap, slot, index }: Of<StageOperation, "evaluate">, loss: number, correct: number): void {
@@ -230,15 +238,20 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
   }
 
   #afterUpdate(step: number): void {
-    const { checkpointEvery, steps } = this.#init;
+    const { checkpointEvery } = this.#init;
     const completedSteps = step + 1;
-    const mayEnd = this.#isFirst && this.#lastStep === undefined;
-    if (mayEnd && (completedSteps === steps || this.#isGoodEnough() || this.#stopRequested)) {
-      this.#lastStep = step;
-      if (!this.#endsHere) this.#out.push({ kind: "sendEnd", lastStep: stepIndex(step) });
-    }
+    this.#endIfDone(completedSteps);
     if (checkpointEvery > 0 && completedSteps % checkpointEvery === 0) this.#beginSave(completedSteps, false);
     else this.#afterSave(completedSteps, false);
+  }
+
+  /** Node 0 decides which step is the last. */
+  #endIfDone(completedSteps: number): void {
+    if (!this.#isFirst || this.#lastStep !== undefined || completedSteps === 0) return;
+    if (completedSteps < this.#init.steps && !this.#isGoodEnough() && !this.#stopRequested) return;
+    const lastStep = stepIndex(completedSteps - 1);
+    this.#lastStep = lastStep;
+    if (!this.#endsHere) this.#out.push({ kind: "sendEnd", lastStep });
   }
 
   #isGoodEnough(): boolean {
@@ -317,6 +330,8 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       case "training":
         return this.#advanceTraining(mayStartWeight);
       case "updating":
+        // A second version is kept until every copy has the first: an update before that would make a third.
+        if (this.#frontier < phase.step) return;
         return this.#start({ kind: "update", step: stepIndex(phase.step) });
       case "saving":
         return this.#start({ kind: "save", completedSteps: phase.completedSteps });

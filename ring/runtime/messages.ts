@@ -7,17 +7,22 @@ import { ProtocolError } from "../../src/types/errors.ts";
 import { stepIndex } from "../../src/types/ids.ts";
 import { settingsSchema } from "../../src/config/settings.ts";
 
-const shortText = z.string().max(512);
-const count = z
+export const shortText = z.string().max(512);
+export const count = z
   .int()
   .min(0)
   .max(2 ** 31);
-const hex = z.string().regex(/^[0-9a-f]{1,128}$/);
+export const hex = z.string().regex(/^[0-9a-f]{1,128}$/);
 
-const candidateSchema = z.strictObject({
+/** Layers `[start, end)`. */
+export const rangeSchema = z.tuple([count, count]).readonly();
+
+export const candidateSchema = z.strictObject({
   peerId: shortText,
   addresses: z.array(shortText).max(16).readonly(),
   machine: shortText,
+  incarnation: hex,
+  boot: count,
   engines: z.array(shortText).min(1).max(8).readonly(),
   wish: count.nullable(),
 });

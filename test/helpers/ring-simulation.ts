@@ -242,7 +242,7 @@ class RingSimulation {
           kind: "moved",
           segments: this.#segments(this.#scenario, output.plan),
         });
-      case "committed":
+      case "loss":
         this.#losses[node]!.push(output.loss);
         return;
       case "evaluated":

@@ -103,7 +103,7 @@ export class StageChecker {
           "I5",
           "no activation without a credit",
         );
-      case "committed":
+      case "loss":
         this.#expect(output.step === this.#nextCommit, "I8", `step ${output.step} is committed once and in order`);
         this.#expect(Number.isFinite(output.loss), "I8", "a committed loss is a number");
         this.#nextCommit += 1;

@@ -31,7 +31,7 @@ describe("a stage under a list", () => {
     expect(shown(machine.handle(gradient(0, 0)))).toEqual([]);
     expect(shown(machine.handle(computed()))).toEqual(["sendActivation", "BW0/0"]);
     expect(shown(machine.handle(computed()))).toEqual(["sendGradient"]);
-    expect(shown(machine.handle(gradient(0, 1, { value: 0.25 })))).toEqual(["committed", "BW0/1"]);
+    expect(shown(machine.handle(gradient(0, 1, { value: 0.25 })))).toEqual(["loss", "BW0/1"]);
     expect(shown(machine.handle(computed()))).toEqual(["sendGradient", "update"]);
   });
 
@@ -60,7 +60,7 @@ describe("a stage under a list", () => {
   test("computes no loss but at the end: the mean over the batch, in float64", () => {
     const last = opened({ node: 2, batch: 3 });
     feed(last, labels(0), activation(0, 0), activation(0, 1), computed({ loss: 0.1 }), computed());
-    expect(last.handle(computed({ loss: 0.2 }))[0]).toEqual({ kind: "committed", step: 0, loss: (0.1 + 0.2) / 3 });
+    expect(last.handle(computed({ loss: 0.2 }))[0]).toEqual({ kind: "loss", step: 0, loss: (0.1 + 0.2) / 3 });
   });
 
   test("waits for its labels where the model ends", () => {

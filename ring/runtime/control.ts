@@ -1,0 +1,153 @@
+/**
+ * @file Control streams of a node: one link to each peer of the ring, on a connection of its own, so that signs of life never wait
+ * behind tensors. Who needs one dials; two that dial at once have two. Frames of strangers reach no handler.
+ */
+import { DialRefusedError } from "../../src/net/net-errors.ts";
+import { Link, type LinkEnd, type Receiver } from "../../src/net/link.ts";
+import type { Hello } from "../../src/net/hello.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { ProtocolError } from "../../src/types/errors.ts";
+import { FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import type { Candidate } from "../core/formation.ts";
+import { CONTROL_PROTOCOL, type ControlInbox, type Route } from "./control-inbox.ts";
+import { controlSchema, memberAnswerSchema, memberHelloSchema, type ControlMessage } from "./control-messages.ts";
+import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
+
+/** Who does not answer in this time is silent. */
+const DIAL_LIMIT_MS = 400;
+/** Messages that wait for a stream; what is beyond is dropped, as a broken stream would have dropped it. */
+const WAITING_MAX = 64;
+
+export interface ControlInit {
+  readonly job: string;
+  readonly self: Candidate;
+  readonly transport: Transport;
+  readonly inbox: ControlInbox;
+  /** Where a peer listens, as the newest view or its own words say; undefined for a stranger. */
+  readonly addressesOf: (peerId: string) => readonly string[] | undefined;
+  /** `boot`: of the process that speaks; an earlier one of the same peer may still be in the view. */
+  readonly receive: (peerId: string, boot: number, message: ControlMessage) => void;
+  /** A stream of that process has ended, and none is left. `isOrderly`: with GOODBYE. */
+  readonly closed: (peerId: string, boot: number, isOrderly: boolean) => void;
+}
+
+interface Peer {
+  /** With the boot of the process at the other end. */
+  readonly links: Map<Link, number>;
+  readonly waiting: ControlMessage[];
+  dialling: Promise<DialOutcome> | undefined;
+}
+
+export type DialOutcome = "answered" | "refused" | "silent";
+
+export class Control {
+  readonly #init: ControlInit;
+  readonly #peers = new Map<string, Peer>();
+  #isClosed = false;
+
+  constructor(init: ControlInit) {
+    this.#init = init;
+    init.inbox.members((hello, peerId) => this.#admit(hello, peerId));
+  }
+
+  /** In order, as long as the stream holds; a message that cannot be sent is lost. */
+  send(peerId: string, message: ControlMessage): void {
+    if (this.#isClosed) return;
+    const peer = this.#peer(peerId);
+    const link = [...peer.links.keys()].at(-1);
+    if (link !== undefined) return transmit(link, message);
+    if (peer.waiting.length < WAITING_MAX) peer.waiting.push(message);
+    void this.dial(peerId);
+  }
+
+  /** Opens a stream where there is none. Never rejects. */
+  dial(peerId: string): Promise<DialOutcome> {
+    const peer = this.#peer(peerId);
+    if (peer.links.size > 0) return Promise.resolve("answered");
+    return (peer.dialling ??= this.#open(peerId, peer).finally(() => (peer.dialling = undefined)));
+  }
+
+  async #open(peerId: string, peer: Peer): Promise<DialOutcome> {
+    const { transport, job, self, addressesOf } = this.#init;
+    const addresses = addressesOf(peerId);
+    if (addresses === undefined || this.#isClosed) return "silent";
+    try {
+      const signal = AbortSignal.timeout(DIAL_LIMIT_MS);
+      const stream = await transport.dial(addresses, CONTROL_PROTOCOL, { signal, ownConnection: true });
+      const hello = { kind: "member", job, incarnation: self.incarnation, boot: self.boot };
+      // Nothing is said on a stream before its hello was answered.
+      let boot = -1;
+      const receiver = this.#receiver(peerId, () => boot);
+      const { link, answer } = await Link.open(stream, hello, receiver, DIAL_LIMIT_MS);
+      ({ boot } = checkMessage(memberAnswerSchema, answer));
+      this.#add(peerId, boot, link);
+      return "answered";
+    } catch (error) {
+      peer.waiting.length = 0;
+      return error instanceof DialRefusedError ? "refused" : "silent";
+    }
+  }
+
+  #admit(hello: Hello, peerId: string): Route {
+    const { job, boot } = checkMessage(memberHelloSchema, hello);
+    if (job !== this.#init.job) return refused(`job ${job} is not this ring's job ${this.#init.job}`);
+    if (this.#init.addressesOf(peerId) === undefined)
+      return refused("this ring does not know that peer: it joins first");
+    return {
+      decision: {
+        kind: "accept",
+        answer: { boot: this.#init.self.boot },
+        receiver: this.#receiver(peerId, () => boot),
+      },
+      accepted: (link) => this.#add(peerId, boot, link),
+    };
+  }
+
+  #receiver(peerId: string, boot: () => number): Receiver {
+    return {
+      destination: controlOnly,
+      handle: ({ payload }) => this.#init.receive(peerId, boot(), parseMessage(controlSchema, payload)),
+    };
+  }
+
+  #add(peerId: string, boot: number, link: Link): void {
+    const peer = this.#peer(peerId);
+    peer.links.set(link, boot);
+    void link.ended.then((end) => this.#ended(peerId, peer, link, end));
+    for (const message of peer.waiting.splice(0)) transmit(link, message);
+  }
+
+  #ended(peerId: string, peer: Peer, link: Link, end: LinkEnd): void {
+    const boot = peer.links.get(link);
+    peer.links.delete(link);
+    if (boot === undefined || this.#isClosed || [...peer.links.values()].includes(boot)) return;
+    this.#init.closed(peerId, boot, end.kind === "goodbye");
+  }
+
+  #peer(peerId: string): Peer {
+    const peer = this.#peers.get(peerId) ?? { links: new Map<Link, number>(), waiting: [], dialling: undefined };
+    this.#peers.set(peerId, peer);
+    return peer;
+  }
+
+  /** Says GOODBYE on every stream, within `limitMs`. */
+  async close(limitMs: number): Promise<void> {
+    this.#isClosed = true;
+    const links = [...this.#peers.values()].flatMap((peer) => [...peer.links.keys()]);
+    await Promise.all(links.map((link) => link.close(limitMs)));
+  }
+}
+
+function refused(reason: string): Route {
+  return { decision: { kind: "refuse", reason } };
+}
+
+function controlOnly(header: FrameHeader): Uint8Array {
+  if (header.kind === FrameKind.control) return new Uint8Array(header.payloadBytes);
+  throw new ProtocolError(`kind ${header.kind} has no meaning on a control stream`, "run the same build on every node");
+}
+
+function transmit(link: Link, message: ControlMessage): void {
+  // A link that is lost shows in `ended`.
+  link.send({ kind: FrameKind.control }, encodeMessage(message)).catch(() => {});
+}

@@ -1,0 +1,327 @@
+/**
+ * @file Streams of copies. An owner opens one to each node that keeps copies of its layers: the step's accumulated gradient goes out in parts
+ * that give way to tensors on their way along the ring; what the copy holds comes back. Layers as they stand are fetched over streams of their own.
+ */
+import { Link, type Decision, type Receiver } from "../../src/net/link.ts";
+import type { Hello } from "../../src/net/hello.ts";
+import { BULK_BYTES_MARK, type ByteStream, type Transport } from "../../src/net/transport.ts";
+import { within } from "../../src/net/wait.ts";
+import type { LayerBlock } from "../../src/nn/blocks.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
+import type { HeldLayout } from "../../src/nn/layout.ts";
+import type { EngineMemory } from "../../src/engine/memory.ts";
+import { ProtocolError } from "../../src/types/errors.ts";
+import {
+  DataType,
+  FrameKind,
+  LAYER_PART_BYTES_MAX,
+  REPLICA_PART_BYTES_MAX,
+  type FrameHeader,
+} from "../../src/wire/header.ts";
+import { appliedSchema, replicaHelloSchema } from "./control-messages.ts";
+import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
+
+export const REPLICA_PROTOCOL = "/ringtmp/replica/1";
+/** An owner may know of the view before this node has installed it. */
+const INSTALL_LIMIT_MS = 10_000;
+const FETCH_LIMIT_MS = 60_000;
+const REDIAL_MS = 200;
+
+const REMEDY = "run the same build on every node";
+
+export interface Applied {
+  readonly version: number;
+  readonly digests: readonly string[];
+}
+
+/** One owner's gradients to one holder of copies. */
+export interface FollowerInit {
+  readonly transport: Transport;
+  readonly addresses: readonly string[];
+  readonly job: string;
+  readonly view: number;
+  readonly owner: number;
+  readonly applied: (applied: Applied) => void;
+}
+
+export class Follower {
+  readonly #init: FollowerInit;
+  readonly #opened = Promise.withResolvers<Link>();
+  #link: Link | undefined;
+  #isOver = false;
+
+  constructor(init: FollowerInit) {
+    this.#init = init;
+    // Whoever sends sees it; before that it must not count as unhandled.
+    this.#opened.promise.catch(() => {});
+    void this.#open();
+  }
+
+  /** Bytes and messages that went out. */
+  get sent(): Link["sent"] {
+    return this.#link?.sent ?? { bytes: 0, messages: 0 };
+  }
+
+  /** `layers` must stay as they are until every copy has told that it has the step. */
+  async send(
+    step: number,
+    loss: number,
+    layers: readonly { readonly layer: number; readonly bytes: Uint8Array }[],
+  ): Promise<void> {
+    try {
+      const link = await this.#opened.promise;
+      const { job, view } = this.#fields;
+      for (const { layer, bytes } of layers) {
+        for (let offset = 0; offset < bytes.length; offset += REPLICA_PART_BYTES_MAX) {
+          const part = bytes.subarray(offset, offset + REPLICA_PART_BYTES_MAX);
+          const fields = { kind: FrameKind.replica, dtype: DataType.float32, shape: [part.length / 4] };
+          await link.send({ ...fields, job, view, step, microBatch: layer, value: offset }, part);
+        }
+      }
+      await link.send({ kind: FrameKind.replicaDone, job, view, step, value: loss });
+    } catch {
+      // A stream that is lost: whoever watches the peer sees it.
+    }
+  }
+
+  /** Tells a spare, which is in no ring of owners, how far the ring is. */
+  tellFrontier(version: number): void {
+    this.#opened.promise
+      .then((link) => link.send({ kind: FrameKind.frontier, ...this.#fields, step: version }))
+      .catch(() => {});
+  }
+
+  stop(): void {
+    this.#isOver = true;
+    this.#opened.reject(new Error("the view is over"));
+    this.#link?.abort("the view is over");
+  }
+
+  get #fields() {
+    return { job: BigInt(`0x${this.#init.job}`), view: this.#init.view };
+  }
+
+  async #open(): Promise<void> {
+    const { transport, addresses, job, view, owner, applied } = this.#init;
+    const receiver: Receiver = {
+      destination: ({ kind, payloadBytes }) => {
+        if (kind === FrameKind.applied) return new Uint8Array(payloadBytes);
+        throw new ProtocolError(`kind ${kind} does not come from a copy`, REMEDY);
+      },
+      handle: ({ payload }) => {
+        if (!this.#isOver) applied(parseMessage(appliedSchema, payload));
+      },
+    };
+    while (!this.#isOver) {
+      try {
+        const stream = await transport.dial(addresses, REPLICA_PROTOCOL);
+        stream.queuedBytesMark = BULK_BYTES_MARK;
+        const { link } = await Link.open(stream, { kind: "follow", job, view, owner }, receiver, INSTALL_LIMIT_MS);
+        this.#link = link;
+        this.#opened.resolve(link);
+        if (this.#isOver) link.abort("the view is over");
+        return;
+      } catch {
+        // Busy, or not that far. A dead one is replaced by the next view.
+        await new Promise((resolve) => setTimeout(resolve, REDIAL_MS));
+      }
+    }
+  }
+}
+
+/** A view's copies at this node, as they are installed. */
+export interface Copies {
+  readonly job: string;
+  readonly view: number;
+  readonly memory: EngineMemory;
+  /** Node of a peer that owns layers which are copied here. */
+  readonly ownerOf: (peerId: string) => number | undefined;
+  readonly layoutsOf: (owner: number) => readonly HeldLayout[];
+  /** Whether the gradient of this step may overwrite the last one. */
+  readonly mayReceive: (owner: number, step: number) => boolean;
+  readonly gradient: (owner: number, step: number, loss: number) => void;
+  readonly frontier: (version: number) => void;
+}
+
+/** Streams that owners dial, and those that want layers. */
+export class ReplicaInbox {
+  #copies: Copies | undefined;
+  #installed = Promise.withResolvers<void>();
+  readonly #owners = new Map<number, Link>();
+  readonly #untold = new Map<number, Applied>();
+
+  /** @param serve copies of layers at a version, for nodes that lack them */
+  async listen(
+    transport: Transport,
+    job: () => string | undefined,
+    serve: (version: number, layers: readonly number[]) => Promise<readonly LayerBlock[]>,
+  ): Promise<void> {
+    await transport.handle(REPLICA_PROTOCOL, (stream) => {
+      let accepted: ((link: Link) => void) | undefined;
+      const decide = async (hello: Hello): Promise<Decision> => {
+        const wish = checkMessage(replicaHelloSchema, hello);
+        if (wish.job !== job()) return { kind: "refuse", reason: `job ${wish.job} is not this ring's job` };
+        if (wish.kind === "fetch") {
+          stream.queuedBytesMark = BULK_BYTES_MARK;
+          accepted = (link) => void answer(link, serve(wish.version, wish.layers));
+          return { kind: "accept", answer: {}, receiver: silent };
+        }
+        const copies = await this.#copiesOf(wish.view);
+        if (copies?.ownerOf(stream.remotePeer) !== wish.owner) {
+          return { kind: "refuse", reason: `no copies of node ${wish.owner} in view ${wish.view} are here` };
+        }
+        accepted = (link) => this.#attach(wish.owner, link, copies);
+        return { kind: "accept", answer: {}, receiver: receiverOf(copies, wish.owner) };
+      };
+      Link.accept(stream, decide, INSTALL_LIMIT_MS + REDIAL_MS).then(
+        (link) => link !== undefined && accepted?.(link),
+        () => {},
+      );
+    });
+  }
+
+  /** The copies of a view are here: gradients may come. */
+  install(copies: Copies): void {
+    this.remove();
+    this.#copies = copies;
+    this.#installed.resolve();
+  }
+
+  /** The view is over: what is still on its way is dropped. */
+  remove(): void {
+    for (const link of this.#owners.values()) link.abort("the view is over");
+    this.#owners.clear();
+    this.#untold.clear();
+    this.#copies = undefined;
+    this.#installed = Promise.withResolvers();
+  }
+
+  /** Tells an owner what its copy here holds, at once or when its stream is open. */
+  tell(owner: number, applied: Applied): void {
+    const link = this.#owners.get(owner);
+    if (link === undefined) this.#untold.set(owner, applied);
+    else link.send({ kind: FrameKind.applied, step: applied.version }, encodeMessage(applied)).catch(() => {});
+  }
+
+  async #copiesOf(view: number): Promise<Copies | undefined> {
+    const untilMs = nowMs() + INSTALL_LIMIT_MS;
+    while ((this.#copies?.view ?? -1) < view) {
+      const leftMs = untilMs - nowMs();
+      if (leftMs <= 0) return undefined;
+      await within(this.#installed.promise, leftMs, () => undefined);
+    }
+    return this.#copies?.view === view ? this.#copies : undefined;
+  }
+
+  #attach(owner: number, link: Link, copies: Copies): void {
+    if (this.#copies !== copies) return link.abort("the view is over");
+    this.#owners.get(owner)?.abort("another stream took its place");
+    this.#owners.set(owner, link);
+    const applied = this.#untold.get(owner);
+    this.#untold.delete(owner);
+    if (applied !== undefined) this.tell(owner, applied);
+  }
+}
+
+const silent: Receiver = {
+  destination: ({ kind }) => {
+    throw new ProtocolError(`kind ${kind} does not come from a node that fetches`, REMEDY);
+  },
+  handle: () => {},
+};
+
+async function answer(link: Link, copies: Promise<readonly LayerBlock[]>): Promise<void> {
+  try {
+    for (const { layer, bytes } of await copies) {
+      for (let offset = 0; offset < bytes.length; offset += LAYER_PART_BYTES_MAX) {
+        const part = bytes.subarray(offset, offset + LAYER_PART_BYTES_MAX);
+        const fields = { kind: FrameKind.parameters, dtype: DataType.float32, shape: [part.length / 4] };
+        await link.send({ ...fields, microBatch: layer, value: offset }, part);
+      }
+    }
+    await link.send({ kind: FrameKind.replicaDone });
+    await link.close();
+  } catch {
+    // The asker is gone, or asks somebody else.
+  }
+}
+
+/** What one owner sends to its copies here. */
+function receiverOf(copies: Copies, owner: number): Receiver {
+  const arrived = new Map<number, number>();
+  const layers = copies.layoutsOf(owner).flatMap((layout) => layout.layers);
+  const bytesOf = (layer: number): Uint8Array | undefined => {
+    const gradient = layers.find(({ index }) => index === layer)?.gradient;
+    return gradient == null ? undefined : copies.memory.bytes(gradient.all);
+  };
+  const guard = (header: FrameHeader): void => {
+    if (header.job === BigInt(`0x${copies.job}`) && header.view === copies.view) return;
+    throw new ProtocolError(`a frame of job ${header.job}, view ${header.view} on a stream of copies`, REMEDY);
+  };
+  const place = (header: FrameHeader): Uint8Array => {
+    guard(header);
+    const { microBatch: layer, value: offset, step, payloadBytes } = header;
+    const bytes = header.kind === FrameKind.replica ? bytesOf(layer) : undefined;
+    const isNext = bytes !== undefined && offset === (arrived.get(layer) ?? 0) && offset + payloadBytes <= bytes.length;
+    if (bytes === undefined || !isNext || !copies.mayReceive(owner, step)) {
+      throw new ProtocolError(`a part of layer ${layer} at ${offset} of step ${step} is not due`, REMEDY);
+    }
+    arrived.set(layer, offset + payloadBytes);
+    return bytes.subarray(offset, offset + payloadBytes);
+  };
+  return {
+    destination: place,
+    handle: ({ header }) => {
+      guard(header);
+      if (header.kind === FrameKind.frontier) return copies.frontier(header.step);
+      if (header.kind !== FrameKind.replicaDone) return;
+      if (layers.some(({ index }) => arrived.get(index) !== bytesOf(index)?.length)) {
+        throw new ProtocolError(`the gradient of step ${header.step} is not whole`, REMEDY);
+      }
+      arrived.clear();
+      copies.gradient(owner, header.step, header.value);
+    },
+  };
+}
+
+export interface FetchInit {
+  readonly transport: Transport;
+  readonly addresses: readonly string[];
+  readonly job: string;
+  readonly version: number;
+  readonly layers: readonly number[];
+  /** Bytes of each of the model's layers as they travel. */
+  readonly sizeOf: (layer: number) => number;
+  readonly arrived: (block: LayerBlock) => void;
+}
+
+/** Asks one holder for layers; resolves when it has sent what it has, or cannot. Never rejects. */
+export async function fetchLayers(init: FetchInit): Promise<void> {
+  const { transport, addresses, job, version, layers, sizeOf, arrived } = init;
+  const parts = new Map<number, { readonly bytes: Uint8Array; done: number }>();
+  const receiver: Receiver = {
+    destination: ({ kind, microBatch: layer, value: offset, payloadBytes }) => {
+      const part = parts.get(layer) ?? { bytes: new Uint8Array(layers.includes(layer) ? sizeOf(layer) : 0), done: 0 };
+      if (kind !== FrameKind.parameters || offset !== part.done || offset + payloadBytes > part.bytes.length) {
+        throw new ProtocolError(`a part of layer ${layer} at ${offset} was not asked for`, REMEDY);
+      }
+      parts.set(layer, part);
+      part.done += payloadBytes;
+      return part.bytes.subarray(offset, offset + payloadBytes);
+    },
+    handle: ({ header: { kind, microBatch: layer, value: offset, payloadBytes } }, link) => {
+      if (kind === FrameKind.replicaDone) return void link.close();
+      const bytes = parts.get(layer)?.bytes;
+      if (bytes !== undefined && offset + payloadBytes === bytes.length) arrived({ layer, bytes });
+    },
+  };
+  let stream: ByteStream | undefined;
+  try {
+    const signal = AbortSignal.timeout(FETCH_LIMIT_MS);
+    stream = await transport.dial(addresses, REPLICA_PROTOCOL, { signal });
+    const { link } = await Link.open(stream, { kind: "fetch", job, version, layers }, receiver);
+    await within(link.ended, FETCH_LIMIT_MS, () => link.abort("it takes too long"));
+  } catch {
+    // Somebody else may have them.
+  }
+}
