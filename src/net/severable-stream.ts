@@ -126,8 +126,14 @@ export class SeverableStream implements ByteStream {
     await this.#inner.flushed();
   }
 
-  async #next(): Promise<IteratorResult<Uint8ArrayList>> {
-    const result = await this.#arriving.next();
+  /** One turn more than the stream below takes, and no more: it is on the way of every byte. */
+  #next(): Promise<IteratorResult<Uint8ArrayList>> {
+    return this.#arriving
+      .next()
+      .then((result) => (this.#cut() === undefined ? result : this.#arriveWhenMended(result)));
+  }
+
+  async #arriveWhenMended(result: IteratorResult<Uint8ArrayList>): Promise<IteratorResult<Uint8ArrayList>> {
     await this.#mended();
     return this.#state === "ended" ? { done: true, value: undefined } : result;
   }
