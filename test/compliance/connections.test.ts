@@ -3,16 +3,17 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { median } from "simple-statistics";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
-import { Link } from "../../src/net/link.ts";
+import type { Hello } from "../../src/net/hello.ts";
+import { Link, type Decision, type Receiver } from "../../src/net/link.ts";
 import { DialRefusedError } from "../../src/net/net-errors.ts";
-import type { ByteStream, DialOptions, Transport } from "../../src/net/transport.ts";
+import { BULK_BYTES_MARK, type ByteStream, type DialOptions, type Transport } from "../../src/net/transport.ts";
+import { WINDOW_BYTES_DEFAULT } from "../../src/net/window.ts";
 import { FrameKind } from "../../src/wire/header.ts";
 import { NarrowProxy, portOf } from "../helpers/narrow-proxy.ts";
 import { drain, fresh, ignore, PROTOCOL, soon } from "./ends.ts";
 
-const MIB = 1024 * 1024;
 const OWN: DialOptions = { ownConnection: true };
 const closing: (() => unknown)[] = [];
 
@@ -76,47 +77,85 @@ test("dials at once end in one connection for those that share, and one for each
   expect(proxy.opened).toBe(3);
 });
 
-test("behind 64 MiB of bulk, a heartbeat on a connection of its own passes at once", { timeout: 60_000 }, async () => {
-  const [near, far] = [await create(), await create()];
-  await far.handle(PROTOCOL, (stream) => {
-    const echo = (_frame: unknown, link: Link): Promise<void> => link.send({ kind: FrameKind.control });
-    const answers = (hello: object): boolean => "echo" in hello;
-    void Link.accept(stream, (hello) => {
-      return { kind: "accept", answer: {}, receiver: answers(hello) ? { destination: fresh, handle: echo } : ignore };
+describe("beside 64 MiB of bulk on a line of 20 MiB/s,", () => {
+  const BULK_FRAME_BYTES = 256 * 1024;
+
+  /** Two ends of the line. The far one answers to every frame of a link whose hello says so, and grants what it says. */
+  async function narrow(): Promise<{ dial: (options?: DialOptions) => Promise<ByteStream> }> {
+    const [near, far] = [await create(), await create()];
+    await far.handle(PROTOCOL, (stream) => {
+      const echo: Receiver["handle"] = (_frame, link) => link.send({ kind: FrameKind.control });
+      const decide = (hello: Hello): Decision => {
+        const receiver = hello["echoes"] === true ? { ...ignore, handle: echo } : ignore;
+        const windowBytes = Number(hello["windowBytes"] ?? WINDOW_BYTES_DEFAULT);
+        return { kind: "accept", answer: {}, receiver: { ...receiver, windowBytes } };
+      };
+      Link.accept(stream, decide).catch(() => {});
     });
-  });
-  const [, address] = await proxyOf(far, 20 * 1024);
-  let answered = Promise.withResolvers<void>();
-  const heartbeats = async (options: DialOptions): Promise<Link> => {
-    const receiver = { destination: fresh, handle: () => answered.resolve() };
-    return (await Link.open(await near.dial(address, PROTOCOL, options), { echo: true }, receiver)).link;
-  };
-  const roundTripMs = async (link: Link): Promise<number> => {
-    answered = Promise.withResolvers();
-    const startedMs = performance.now();
-    void link.send({ kind: FrameKind.control }, new Uint8Array(64));
-    await soon(answered.promise, "a heartbeat");
-    return performance.now() - startedMs;
-  };
-  const { link: bulk } = await Link.open(await near.dial(address, PROTOCOL), {}, ignore);
-  const [shared, own] = [await heartbeats({}), await heartbeats(OWN)];
-  const flowing = Promise.all(
-    Array.from({ length: 64 }, () => bulk.send({ kind: FrameKind.activation }, new Uint8Array(MIB))),
-  );
-  let isFlowing = true;
-  flowing.then(
-    () => (isFlowing = false),
-    () => {},
-  );
-  const tookMs: { shared: number[]; own: number[] } = { shared: [], own: [] };
-  await roundTripMs(shared);
-  for (let turn = 0; turn < 5; turn += 1) {
-    tookMs.shared.push(await roundTripMs(shared));
-    for (let count = 0; count < 3; count += 1) tookMs.own.push(await roundTripMs(own));
+    const [, address] = await proxyOf(far, 20 * 1024);
+    return { dial: (options) => near.dial(address, PROTOCOL, options) };
   }
-  expect(isFlowing).toBe(true);
-  console.info(`heartbeat: ${median(tookMs.own).toFixed(1)} ms alone, ${median(tookMs.shared).toFixed(1)} ms shared`);
-  expect(median(tookMs.shared)).toBeGreaterThan(5 * median(tookMs.own));
+
+  /** Sends a frame and waits for its answer. */
+  async function prober(stream: ByteStream, sizeBytes: number): Promise<() => Promise<number>> {
+    let answered = Promise.withResolvers<void>();
+    const receiver = { destination: fresh, handle: () => answered.resolve() };
+    const { link } = await Link.open(stream, { echoes: true }, receiver);
+    return async () => {
+      answered = Promise.withResolvers();
+      const startedMs = performance.now();
+      void link.send({ kind: FrameKind.control }, new Uint8Array(sizeBytes));
+      await soon(answered.promise, "an answer");
+      return performance.now() - startedMs;
+    };
+  }
+
+  /** Returns whether it still flows. */
+  async function flow(stream: ByteStream, hello: Hello): Promise<() => boolean> {
+    const { link } = await Link.open(stream, hello, ignore);
+    const payload = new Uint8Array(BULK_FRAME_BYTES);
+    let isFlowing = true;
+    Promise.all(Array.from({ length: 256 }, () => link.send({ kind: FrameKind.replica }, payload))).then(
+      () => (isFlowing = false),
+      () => {},
+    );
+    return () => isFlowing;
+  }
+
+  async function medianMs(probe: () => Promise<number>, count: number): Promise<number> {
+    await probe();
+    const tookMs: number[] = [];
+    for (let turn = 0; turn < count; turn += 1) tookMs.push(await probe());
+    return median(tookMs);
+  }
+
+  test("a heartbeat on a connection of its own passes at once", { timeout: 60_000 }, async () => {
+    const { dial } = await narrow();
+    const [shared, own] = [await prober(await dial(), 64), await prober(await dial(OWN), 64)];
+    const isFlowing = await flow(await dial(), {});
+    const [sharedMs, ownMs] = [await medianMs(shared, 5), await medianMs(own, 15)];
+    expect(isFlowing()).toBe(true);
+    console.info(
+      `a heartbeat: ${ownMs.toFixed(1)} ms on its own connection, ${sharedMs.toFixed(1)} ms on a shared one`,
+    );
+    expect(sharedMs).toBeGreaterThan(5 * ownMs);
+  });
+
+  test("a data frame waits for what the bulk is granted, not for the bulk", { timeout: 60_000 }, async () => {
+    const took: number[] = [];
+    for (const givesWay of [false, true]) {
+      const { dial } = await narrow();
+      const data = await prober(await dial(), 16 * 1024);
+      const bulk = await dial();
+      if (givesWay) bulk.queuedBytesMark = BULK_BYTES_MARK;
+      const isFlowing = await flow(bulk, givesWay ? { windowBytes: 2 * BULK_FRAME_BYTES } : {});
+      took.push(await medianMs(data, 7));
+      expect(isFlowing()).toBe(true);
+    }
+    const [beforeMs, afterMs] = took as [number, number];
+    console.info(`16 KiB beside bulk: ${beforeMs.toFixed(1)} ms, ${afterMs.toFixed(1)} ms where bulk gives way`);
+    expect(beforeMs).toBeGreaterThan(3 * afterMs);
+  });
 });
 
 test("a peer that was killed refuses a dial, soon", { timeout: 60_000 }, async () => {
