@@ -169,16 +169,18 @@ export class Agreement<Value, Evidence> implements Machine<
     this.#ask();
   }
 
-  /** Everybody who has not answered yet, this node included: it votes as the others do. */
+  /**
+   * Everybody who has not answered yet, this node included: it votes as the others do. Its own promise comes first, since a ballot must be durable
+   * before anybody hears of it: (1) a proposer asks, and crashes; (2) it comes back and takes the same ballot for another value; (3) answers
+   * to the first value count for the second, and two values are decided.
+   */
   #ask(): void {
     const { round } = this.#state;
-    const { peers, voters } = this.#init;
+    const { self, peers, voters } = this.#init;
     if (round.kind === "preparing") {
       const answered = new Set(round.promises.map(({ node }) => node));
-      this.#send(
-        peers.filter((node) => !answered.has(node)),
-        { kind: "prepare", ballot: round.ballot },
-      );
+      const asked = answered.has(self) ? peers.filter((node) => !answered.has(node)) : [self];
+      this.#send(asked, { kind: "prepare", ballot: round.ballot });
     } else if (round.kind === "accepting") {
       const { ballot, value, accepted } = round;
       this.#send(
@@ -245,7 +247,10 @@ export class Agreement<Value, Evidence> implements Machine<
       const { promised, accepted } = this.#state;
       this.#out.push({ kind: "persist", id: this.#state.written, vote: { promised, accepted } });
     }
-    this.#state.pending = [...this.#state.pending, { id: this.#state.written, to, message }];
+    const { pending, written } = this.#state;
+    // Questions are repeated while a disk is slow: one answer to each is enough.
+    const isWaiting = pending.some((each) => each.to === to && isAlike(each.message, message));
+    if (!isWaiting) this.#state.pending = [...pending, { id: written, to, message }];
   }
 
   #persisted(id: number): void {
@@ -263,6 +268,7 @@ export class Agreement<Value, Evidence> implements Machine<
     if (round.kind !== "preparing" || round.ballot !== ballot) return;
     if (round.promises.some(({ node }) => node === from)) return;
     this.#state.round = { ...round, promises: [...round.promises, { node: from, accepted, evidence }] };
+    if (from === this.#init.self) this.#ask();
   }
 
   #countAccepted(from: number, ballot: Ballot): void {
@@ -286,6 +292,9 @@ export class Agreement<Value, Evidence> implements Machine<
     for (const node of to) this.#out.push({ kind: "send", to: node, message });
   }
 }
+
+type Told = Pick<AgreementMessage<never, never>, "kind" | "ballot">;
+const isAlike = (a: Told, b: Told): boolean => a.kind === b.kind && a.ballot === b.ballot;
 
 /** The value that may have been decided already: that of the highest accepted ballot. */
 export function boundValue<Value, Evidence>(promises: readonly Promised<Value, Evidence>[]): Value | undefined {
