@@ -3,7 +3,7 @@
  * who answered, and it is taken only where nothing later can have been committed or told to a user, by the evidence of those who answered.
  * "The highest version a majority holds" would lose committed steps.
  */
-import type { LayerSource, RingView, StepLoss } from "./view.ts";
+import { holdsLayers, type LayerSource, type RingView, type StepLoss } from "./view.ts";
 
 /** A version of a layer at one node. */
 export interface HeldVersion {
@@ -43,7 +43,8 @@ export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore
   const layers = view.cut.at(-1)![1];
   const copies = Array.from({ length: layers }, (_, layer) => copiesOf(layer, answers));
   const newest = newestCommon(copies);
-  const bounds = answers.flatMap(({ node, evidence }) => (isIn(view, node) ? (evidence.bound ?? []) : []));
+  // Idle spares bound nothing: the others commit without them.
+  const bounds = answers.flatMap(({ node, evidence }) => (holdsLayers(view, node) ? (evidence.bound ?? []) : []));
   const isBounded =
     bounds.length > 0 || view.members.every(({ node }) => answers.some((answer) => answer.node === node));
   if (!isBounded) return { kind: "wait", missing: [], reason: "nobody who answered took part: all members are needed" };
@@ -60,8 +61,6 @@ export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore
   );
   return { kind: "wait", missing, reason: `no copy at step ${least} of layers ${missing.join(", ") || "in common"}` };
 }
-
-const isIn = (view: RingView, node: number): boolean => view.members.some((member) => member.node === node);
 
 /** Of each version its holders. Copies that differ are no copies: one of them is damaged, and nobody knows which. */
 function copiesOf(layer: number, answers: readonly Answer[]): Map<number, LayerSource> {

@@ -97,6 +97,10 @@ export function replicasAt(view: RingView, node: number): readonly HeldSegment[]
   return owners.flatMap((owner) => ownedBy(view, owner).map((layers) => ({ owner, layers })));
 }
 
+/** Whether a commit waits for this node: it owns layers or keeps a copy. Of an idle spare nothing waits. */
+export const holdsLayers = (view: RingView, node: number): boolean =>
+  isMember(view, node) && ownedBy(view, node).length + replicasAt(view, node).length > 0;
+
 /** Who votes on the view after one with these members. Former voters fill in up to three, so that one node alone never decides. */
 export function votersOf(
   members: readonly number[],
