@@ -49,7 +49,11 @@ export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore
     bounds.length > 0 || view.members.every(({ node }) => answers.some((answer) => answer.node === node));
   if (!isBounded) return { kind: "wait", missing: [], reason: "nobody who answered took part: all members are needed" };
   const known = answers.map(({ evidence }) => evidence.committed);
-  const least = Math.max(0, ...known, ...(bounds.length > 0 ? [Math.min(...bounds)] : []));
+  const least = Math.max(
+    0,
+    ...known,
+    ...(bounds.length > 0 ? [Math.min(...bounds, firstDisputed(view, answers) - 1)] : []),
+  );
   if (newest !== undefined && newest >= least) {
     return { kind: "restore", step: newest, sources: copies.map((copy) => copy.get(newest)!) };
   }
@@ -75,6 +79,27 @@ function copiesOf(layer: number, answers: readonly Answer[]): Map<number, LayerS
   }
   for (const version of disputed) copies.delete(version);
   return copies;
+}
+
+/**
+ * The first version of which members hold copies that differ: it was never committed, whoever holds it whole. 1. A bit flips in an owner's
+ * copy of `v`. 2. Everybody updates; owner and replica differ at `v + 1`. 3. All members answer that they hold `v + 1` whole, and nothing
+ * at or above that can be restored, though the owner never let it be committed: `v` must do.
+ */
+function firstDisputed(view: RingView, answers: readonly Answer[]): number {
+  const digests = new Map<string, string>();
+  let first = Infinity;
+  for (const { node, evidence } of answers) {
+    if (evidence.bound === null || !holdsLayers(view, node)) continue;
+    for (const [layer, copies] of evidence.held.entries()) {
+      for (const { version, digest } of copies) {
+        const known = digests.get(`${layer} ${version}`);
+        if (known !== undefined && known !== digest) first = Math.min(first, version);
+        digests.set(`${layer} ${version}`, digest);
+      }
+    }
+  }
+  return first;
 }
 
 function newestCommon(copies: readonly ReadonlyMap<number, LayerSource>[]): number | undefined {
