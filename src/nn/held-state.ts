@@ -12,8 +12,8 @@ import { stateArrays } from "./blocks.ts";
 import { initializeLayer } from "./initialize.ts";
 import type { BlockLayout, HeldLayout, LayerLayout } from "./layout.ts";
 
-/** Elements that are copied, updated and digested before the next ones, so that they are still in the cache. */
-const TILE = 16 * DIGEST_CHUNK;
+/** Elements that are copied, updated and digested before the next ones: with Adam 512 KiB, which a second-level cache holds. */
+const TILE = 64 * DIGEST_CHUNK;
 /** Where the accumulators lie behind a digest. */
 const ACCUMULATORS_OFFSET_BYTES = 64;
 

@@ -12,7 +12,7 @@ import {
   type HeldLayout, type LayerLayout, planReplicas, planSegment, planSegments, replicaSizeBytes, segmentMemory,
 } from "../../src/nn/layout.ts"; // prettier-ignore
 import { parameterCount } from "../../src/nn/spec.ts";
-import { OPTIMIZER_NAMES } from "../../src/optim/optimizers.ts";
+import { OPTIMIZER_NAMES, parseOptimizer } from "../../src/optim/optimizers.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { freshSeed, setting } from "../helpers/segments.ts";
 
@@ -87,6 +87,36 @@ describe.each(ENGINE_KINDS)("%s", (engine) => {
           const all = layer.parameters.all.length;
           expect(layerBlock(layer, replica.memory, all), context).toEqual(layerBlock(own, owner.memory, all));
         }
+      }
+    }
+  });
+
+  test("layers of several tiles have the bits of one kernel call", () => {
+    const init = { ...common, model: "mlp:200-180-9", layers: [0, 2] } as const;
+    const owner = holder(engine, [planSegment(init, kernelsOf(engine), true)]);
+    const replica = holder(engine, planReplicas([init], []));
+    const reference = holder(engine, planReplicas([init], []));
+    let optimizer = parseOptimizer(init.optimizer).init();
+    for (let step = 0; step < 2; step++) {
+      for (const one of [owner, replica, reference]) fillGradients(one, step);
+      const before = stateWords(owner);
+      const digests = owner.state.update(step);
+      replica.state.update(step, 0, 2);
+      expect(replica.state.update(step, 1, 2)).toEqual(digests);
+      optimizer = parseOptimizer(init.optimizer).next(optimizer);
+      for (const { parameters, gradient, states } of reference.layout.layers) {
+        const [weights, count] = [parameters.all.offsetBytes, parameters.all.length];
+        const tensors = { weights, count, gradient: gradient!.all.offsetBytes, states: states.map(({ all }) => all.offsetBytes) }; // prettier-ignore
+        parseOptimizer(init.optimizer).update(
+          loadKernels(engine, reference.memory.memory),
+          tensors,
+          optimizer,
+          init.rate,
+        );
+      }
+      for (const one of [owner, replica]) {
+        expect(stateWords(one)).toEqual(stateWords(reference));
+        expect(stateWords(one, ({ previous }) => stateArrays(previous!))).toEqual(before);
       }
     }
   });
