@@ -242,7 +242,7 @@ export class Agreement<Value, Evidence> implements Machine<
   /** Once it is durable; what was said before is durable already, or on its way there. */
   #answer(isNew: boolean, to: number, message: AgreementMessage<Value, Evidence>): void {
     if (!isNew && this.#state.persisted === this.#state.written) return this.#send([to], message);
-    if (isNew) {
+    if (isNew || this.#hasFailed) {
       this.#state.written += 1;
       const { promised, accepted } = this.#state;
       this.#out.push({ kind: "persist", id: this.#state.written, vote: { promised, accepted } });
@@ -251,6 +251,12 @@ export class Agreement<Value, Evidence> implements Machine<
     // Questions are repeated while a disk is slow: one answer to each is enough.
     const isWaiting = pending.some((each) => each.to === to && isAlike(each.message, message));
     if (!isWaiting) this.#state.pending = [...pending, { id: written, to, message }];
+  }
+
+  /** The last write failed: while one is under way its answer waits. The disk may be sound again when the question is repeated. */
+  get #hasFailed(): boolean {
+    const { pending, persisted, written } = this.#state;
+    return persisted < written && pending.every(({ id }) => id !== written);
   }
 
   #persisted(id: number): void {
