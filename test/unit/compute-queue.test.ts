@@ -147,6 +147,13 @@ describe("interruption", () => {
     expect(() => thread.fillReplica(0, blocks, 0)).toThrow("no operation of replica 0 waits");
     const filled = thread.fillReplica(1, blocks, 0);
     expect((await pending).states.length + (await filled).states.length).toBe(4);
+    const busy = thread.run({ kind: "digests" });
+    const before = thread.versions().length;
+    const again = thread.fillReplica(1, blocks, 0);
+    // Its arrays are written already, and nothing has digested them.
+    expect(thread.versions().length).toBe(before - 2);
+    await Promise.all([busy, again]);
+    expect(thread.versions().length).toBe(before);
   });
 });
 

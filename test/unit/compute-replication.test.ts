@@ -139,7 +139,10 @@ describe("restore", () => {
         // Each alone: with what it owns and what it replicates it has all layers.
         const replicated = thread.replicas.flatMap(({ layers }) => layers.map(({ index }) => index));
         const behind = thread.versions().filter(({ layer }) => replicated.includes(layer));
-        expect(new Set(behind.map(({ version }) => version))).toEqual(new Set(versions));
+        const expectedVersions = versions.flatMap((version) => replicated.map((layer) => `${layer} ${version}`));
+        expect(behind.map(({ layer, version }) => `${layer} ${version}`).toSorted()).toEqual(
+          expectedVersions.toSorted(),
+        );
         expect(await goOn(thread.stateBlocks(2), 2)).toEqual(expected);
       }
       const owners = threads.flatMap((thread) => thread.stateBlocks(3));
