@@ -13,7 +13,9 @@ import { InvariantBroken } from "./stage-checker.ts";
 interface Books {
   /** Views that this process may say nothing of any more. */
   sealedView: number;
-  nextCommitted: number | undefined;
+  nextCommitted: number;
+  /** It was away, and others have told what was committed meanwhile. */
+  mayJump: boolean;
   nextTold: number | undefined;
   hasBeenAway: boolean;
   frontier: number;
@@ -59,12 +61,10 @@ export class RecoveryChecker {
   #of(process: RecoveryProcess): Books {
     let books = this.#books.get(process);
     if (books === undefined) {
+      const { isOutside } = process;
       books = {
-        sealedView: -1,
-        nextCommitted: undefined,
-        nextTold: undefined,
-        hasBeenAway: process.isOutside,
-        frontier: -1,
+        ...{ sealedView: -1, nextCommitted: 0, mayJump: isOutside },
+        ...{ nextTold: undefined, hasBeenAway: isOutside, frontier: -1 },
       };
       this.#books.set(process, books);
     }
@@ -134,16 +134,13 @@ export class RecoveryChecker {
     check(this.#chosen.get(view.view) === JSON.stringify(view), `V1: view ${view.view} was told, but not decided`);
     const books = this.#of(process);
     books.sealedView = Math.max(books.sealedView, view.view - 1);
-    if (!process.isOutside) return;
-    books.nextCommitted = undefined;
-    books.hasBeenAway = true;
+    if (process.isOutside) books.mayJump = books.hasBeenAway = true;
   }
 
   /** A process is a member of a view from now on. */
   entered(process: RecoveryProcess, view: RingView): void {
     const books = this.#of(process);
     books.frontier = view.restoreStep - 1;
-    books.nextCommitted ??= view.restoreStep;
   }
 
   /** A vote of this view is on its way to the disk: from now on the view is over here. */
@@ -261,7 +258,10 @@ export class RecoveryChecker {
   committed(process: RecoveryProcess, step: number, loss: number): void {
     const books = this.#of(process);
     check(books.sealedView < process.view.view, "V8: a step of a sealed view is committed");
-    check(step === books.nextCommitted, `V5: step ${step} is committed, not ${books.nextCommitted}`);
+    const { nextCommitted, mayJump } = books;
+    const isNext = mayJump ? step >= nextCommitted : step === nextCommitted;
+    check(isNext, `V5: step ${step} is committed, not ${nextCommitted}`);
+    books.mayJump = false;
     books.nextCommitted = step + 1;
     check(step < this.committedVersion, `V5: the loss of step ${step} is told before its commit`);
     check(loss === this.#reference.loss(step), `V5: another loss of step ${step}`);

@@ -15,7 +15,8 @@ export const firstActivation = (step: number): number => mix(7, step);
 export const lossOf = (activation: number): number => (activation >>> 0) / 2 ** 32;
 export const lastGradient = (activation: number): number => mix(activation, 99);
 export const updated = (value: number, gradient: number): number => mix(value, gradient);
-export const digestOf = (value: number): string => (value >>> 0).toString(16).padStart(32, "0");
+/** Of a state it has 32 digits; here as many as the number. */
+export const digestOf = (value: number): string => (value >>> 0).toString(16);
 
 /** What one process alone would have: the oracle. */
 export class Reference {

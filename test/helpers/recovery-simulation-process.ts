@@ -22,6 +22,17 @@ const STALL_MS = 3_000;
 /** A peer that no view of the receiver names is spoken to by this plus its place among all. */
 export const STRANGERS = 900;
 
+/** What changes what a keeper may claim. */
+const CLAIMING = new Set<KeeperInput["kind"]>([
+  "install",
+  "kept",
+  "fetched",
+  "loaded",
+  "updated",
+  "gradient",
+  "followed",
+]);
+
 export class RecoveryProcess {
   readonly world: RecoverySimulation;
   readonly peer: SimulatedPeer;
@@ -105,7 +116,7 @@ export class RecoveryProcess {
   toKeeper(input: KeeperInput): void {
     this.#todo.push(() => {
       for (const output of this.keeper?.handle(input) ?? []) this.#actOnKeeper(output);
-      this.world.checker.claims(this);
+      if (CLAIMING.has(input.kind)) this.world.checker.claims(this);
     });
   }
 
@@ -223,7 +234,7 @@ export class RecoveryProcess {
   #enter(view: RingView): void {
     this.#endSession(view.view - 1);
     // It was away: what was committed meanwhile, others have told.
-    if (this.isOutside) this.toKeeper({ kind: "caughtUp", step: view.restoreStep });
+    if (this.isOutside) this.toKeeper({ kind: "caughtUp", step: view.losses[0]?.step ?? view.restoreStep });
     this.isOutside = false;
     this.#early = [];
     this.#isSettled = false;

@@ -106,7 +106,7 @@ export interface RecoveryScenario {
   readonly healMs: number;
 }
 
-const HEAL_MS = 6_000;
+const HEAL_MS = 4_000;
 
 export function drawScenario(seed: number): RecoveryScenario {
   const random = new RandomStream(seed, 4_711);

@@ -26,12 +26,16 @@ export type Frame = { readonly view: number } & (
 );
 type StageFrame = Extract<Frame, { readonly kind: "forward" | "backward" }>;
 
+/** Faster steps would only make a run longer. */
+const STEP_MS_MIN = 40;
+
 export class Session {
   readonly #process: RecoveryProcess;
   readonly #view: RingView;
   readonly #place: number;
   readonly #stages: number;
   #isOver = false;
+  #nextMs = 0;
   /** Of own layers. */
   #version: number;
   /** Of the next step, while this one's update is not done. */
@@ -61,7 +65,12 @@ export class Session {
   begin(): void {
     if (this.#place !== 0) return;
     const step = this.#version;
-    this.hear({ kind: "forward", view: this.#view.view, stage: 0, step, value: firstActivation(step) });
+    const { world } = this.#process;
+    const waitMs = Math.max(0, this.#nextMs - world.nowMs);
+    this.#nextMs = world.nowMs + waitMs + STEP_MS_MIN;
+    const frame = { kind: "forward", view: this.#view.view, stage: 0, step, value: firstActivation(step) } as const;
+    if (waitMs === 0) this.hear(frame);
+    else this.#process.later(waitMs, () => !this.#isOver && this.hear(frame));
   }
 
   hear(frame: StageFrame): void {
