@@ -14,8 +14,6 @@ interface Books {
   /** Views that this process may say nothing of any more. */
   sealedView: number;
   nextCommitted: number;
-  /** It was away, and others have told what was committed meanwhile. */
-  mayJump: boolean;
   nextTold: number | undefined;
   hasBeenAway: boolean;
   frontier: number;
@@ -63,7 +61,7 @@ export class RecoveryChecker {
     if (books === undefined) {
       const { isOutside } = process;
       books = {
-        ...{ sealedView: -1, nextCommitted: 0, mayJump: isOutside },
+        ...{ sealedView: -1, nextCommitted: 0 },
         ...{ nextTold: undefined, hasBeenAway: isOutside, frontier: -1 },
       };
       this.#books.set(process, books);
@@ -134,13 +132,19 @@ export class RecoveryChecker {
     check(this.#chosen.get(view.view) === JSON.stringify(view), `V1: view ${view.view} was told, but not decided`);
     const books = this.#of(process);
     books.sealedView = Math.max(books.sealedView, view.view - 1);
-    if (process.isOutside) books.mayJump = books.hasBeenAway = true;
+    if (process.isOutside) books.hasBeenAway = true;
   }
 
   /** A process is a member of a view from now on. */
   entered(process: RecoveryProcess, view: RingView): void {
     const books = this.#of(process);
     books.frontier = view.restoreStep - 1;
+    // Who was away, or an idle spare, goes on with the oldest step that the view knows of: others have told those before.
+    const known = view.losses[0]?.step ?? view.restoreStep;
+    if (known > books.nextCommitted) {
+      books.nextCommitted = known;
+      books.hasBeenAway = true;
+    }
   }
 
   /** A vote of this view is on its way to the disk: from now on the view is over here. */
@@ -258,10 +262,7 @@ export class RecoveryChecker {
   committed(process: RecoveryProcess, step: number, loss: number): void {
     const books = this.#of(process);
     check(books.sealedView < process.view.view, "V8: a step of a sealed view is committed");
-    const { nextCommitted, mayJump } = books;
-    const isNext = mayJump ? step >= nextCommitted : step === nextCommitted;
-    check(isNext, `V5: step ${step} is committed, not ${nextCommitted}`);
-    books.mayJump = false;
+    check(step === books.nextCommitted, `V5: step ${step} is committed, not ${books.nextCommitted}`);
     books.nextCommitted = step + 1;
     check(step < this.committedVersion, `V5: the loss of step ${step} is told before its commit`);
     check(loss === this.#reference.loss(step), `V5: another loss of step ${step}`);

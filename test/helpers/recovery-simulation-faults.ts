@@ -13,6 +13,8 @@ import { InvariantBroken } from "./stage-checker.ts";
 /** How long a process that has left stays, so that others may fetch from it. */
 const LINGER_MS = 3_000;
 const NEW_DISK_MS = 300;
+/** A view is decided in less, whatever the seed. */
+const DECIDING_MS = 1_500;
 
 type Armed = Extract<Fault, { readonly kind: "crashPoint" }> & { left: number };
 
@@ -35,6 +37,7 @@ export class Faults {
     if (fault.kind === "join") return this.#join();
     if (fault.kind === "recut") return this.#recut(fault.choice);
     if (fault.kind === "cut") {
+      for (const index of fault.from) this.#silence(world.peers[index]!, untilMs);
       for (const from of fault.from)
         for (const to of fault.to) {
           world.network.cut(from, to, untilMs, fault.drops);
@@ -44,6 +47,11 @@ export class Faults {
     }
     const peer = world.peers[fault.peer];
     if (peer !== undefined && !peer.isGone) this.#befall(peer, fault, untilMs);
+  }
+
+  /** Others may go on without it, and a view that they have begun to decide be without what it holds. */
+  #silence(peer: SimulatedPeer, untilMs: number): void {
+    peer.silentUntilMs = Math.max(peer.silentUntilMs, untilMs + DECIDING_MS);
   }
 
   #befall(
@@ -59,15 +67,18 @@ export class Faults {
         this.#armed.push({ ...fault, left: fault.nth });
         return;
       case "pause":
+        this.#silence(peer, untilMs);
         return this.#pause(peer, fault.forMs);
       case "leave":
         return this.#leave(peer);
       case "flip":
         return this.#flip(peer, fault.choice);
       case "slowDisk":
+        this.#silence(peer, untilMs + fault.delayMs);
         Object.assign(peer.disk, { slowUntilMs: untilMs, slowMs: fault.delayMs });
         return;
       case "badDisk":
+        this.#silence(peer, untilMs);
         peer.disk.badUntilMs = untilMs;
         return;
       case "slowCompute":
@@ -85,6 +96,7 @@ export class Faults {
       peer.slowComputeUntilMs = 0;
       if (peer.process?.backlog !== undefined) this.#resume(peer.process);
     }
+    for (const peer of world.peers) peer.silentUntilMs = 0;
     if (!this.#survives(undefined) || !this.#hasQuorumWithout(undefined)) this.#exceed("at the end");
   }
 
@@ -249,11 +261,9 @@ export class Faults {
 
   /** Whether what is committed is still in the memories that are left without this peer's, and of those who cannot be reached. */
   #survives(without: SimulatedPeer | undefined): boolean {
-    const { peers, checker, scenario, network } = this.#world;
-    const left = peers.flatMap(({ process, index }) =>
-      process === undefined || process.peer === without || process.backlog !== undefined || network.isCutOff(index)
-        ? []
-        : [process],
+    const { peers, checker, scenario, nowMs } = this.#world;
+    const left = peers.flatMap(({ process }) =>
+      process === undefined || process.peer === without || nowMs < process.peer.silentUntilMs ? [] : [process],
     );
     if (!left.some(({ isOutside }) => !isOutside)) return false;
     const versions = new Set(left.flatMap(({ memory }) => memory.versionsOf(0)));
@@ -272,7 +282,8 @@ export class Faults {
       ...[process?.view, disk.votes?.view, disk.votes?.vote?.accepted?.value],
     ]);
     const views = known.filter((view) => view !== undefined);
-    const newest = Math.max(this.#world.checker.newest.view, 0);
+    // What was decided counts only where somebody who will be there knows it.
+    const newest = Math.max(...left.map(({ disk, process }) => process?.view.view ?? disk.votes?.view.view ?? 0));
     return views
       .filter(({ view }) => view >= newest)
       .every(({ voters, members, departed }) => {

@@ -36,11 +36,6 @@ export class Network {
     return (this.#cuts.get(from * PEERS_MAX + to)?.untilMs ?? 0) <= this.#world.nowMs;
   }
 
-  isCutOff(peer: number): boolean {
-    const others = this.#world.peers.filter(({ index }) => index !== peer);
-    return others.some(({ index }) => !this.isOpen(peer, index) || !this.isOpen(index, peer));
-  }
-
   cut(from: number, to: number, untilMs: number, drops: boolean): void {
     if (from !== to) this.#cuts.set(from * PEERS_MAX + to, { untilMs, drops });
   }

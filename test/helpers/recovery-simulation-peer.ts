@@ -28,6 +28,8 @@ export class SimulatedPeer {
   process: RecoveryProcess | undefined;
   /** It will not come back. */
   isGone = false;
+  /** Until then a view may be decided without it. */
+  silentUntilMs = 0;
   slowComputeUntilMs = 0;
   slowComputeMs = 0;
 

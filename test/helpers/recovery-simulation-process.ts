@@ -233,8 +233,6 @@ export class RecoveryProcess {
 
   #enter(view: RingView): void {
     this.#endSession(view.view - 1);
-    // It was away: what was committed meanwhile, others have told.
-    if (this.isOutside) this.toKeeper({ kind: "caughtUp", step: view.losses[0]?.step ?? view.restoreStep });
     this.isOutside = false;
     this.#early = [];
     this.#isSettled = false;
@@ -243,6 +241,8 @@ export class RecoveryProcess {
     this.watch = new Watch(this, view);
     this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
     this.toKeeper({ kind: "install", view });
+    // Steps before those that the view knows of were told by others.
+    this.toKeeper({ kind: "caughtUp", step: view.losses[0]?.step ?? view.restoreStep });
   }
 
   #start(view: RingView): void {

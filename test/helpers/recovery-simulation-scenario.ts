@@ -137,7 +137,7 @@ export function drawScenario(seed: number): RecoveryScenario {
 function compatible(faults: readonly Fault[], replicas: number): readonly Fault[] {
   const flip = replicas > 0 ? faults.find(({ kind }) => kind === "flip") : undefined;
   if (flip === undefined) return faults.filter(({ kind }) => kind !== "flip");
-  return [flip, ...faults.filter(({ kind }) => kind === "recut" || kind === "join" || kind.startsWith("slow"))];
+  return [flip, ...faults.filter(({ kind }) => kind === "recut" || kind === "join" || kind === "slowCompute")];
 }
 
 function drawFault(random: RandomStream, nodes: number, startMs: number, spanMs: number): Fault {
