@@ -16,18 +16,23 @@ import { shapedTransport } from "../src/net/shaped.ts";
 import { LAYER_PASSES, operationFlops } from "../src/nn/flops.ts";
 import { parseModel } from "../src/nn/spec.ts";
 import type { Transport } from "../src/net/transport.ts";
-import { Feeder } from "../src/runtime/feeder.ts";
+import type { StateFolder } from "../src/runtime/state-folder.ts";
 import { measureLayerCosts } from "../src/runtime/compute-costs.ts";
 import { defined } from "../src/types/assert.ts";
-import type { Candidate, View } from "./core/formation.ts";
+import type { Candidate, FormedRing } from "./core/formation.ts";
+import { peersOf, type RingView } from "./core/view.ts";
+import { ControlInbox } from "./runtime/control-inbox.ts";
 import { DATA_PROTOCOL, EdgeInbox } from "./runtime/edges.ts";
-import { foundRing, joinFounder, redirectNewcomers } from "./runtime/founding.ts";
+import { foundRing, joinFounder, redirectNewcomers, welcomeLate } from "./runtime/founding.ts";
 import type { Job, Welcome } from "./runtime/messages.ts";
+import { NodeState } from "./runtime/node-state.ts";
 import { RingNode, type RunOutcome } from "./runtime/node.ts";
+import { REPLICA_PROTOCOL, ReplicaInbox } from "./runtime/replicas.ts";
+import { firstView } from "./runtime/segments.ts";
 
 export type { Job } from "./runtime/messages.ts";
 export type { RunOutcome } from "./runtime/node.ts";
-export type { View } from "./core/formation.ts";
+export { ownedBy, type RingView } from "./core/view.ts";
 export { checkSchedule } from "./core/schedule.ts";
 export { BASE_BYTES, CAN_SPLIT, firstCut, planNode, rangesOf, shapeOf } from "./runtime/segments.ts";
 
@@ -38,7 +43,9 @@ export type RingRole =
   | {
       readonly kind: "joiner";
       readonly address: string;
-      readonly expected: Readonly<Record<string, string | number | null>>;
+      readonly expected: Readonly<Record<string, string | number | boolean | null>>;
+      /** The job's data, where this node comes to hold the model's begin. */
+      readonly data: (job: Job) => Promise<DataSet>;
     };
 
 export interface RingInit {
@@ -49,59 +56,89 @@ export interface RingInit {
   readonly wish: number | null;
   readonly invite: string | null;
   readonly transport: Transport;
+  /** Who this node is over restarts, and where its votes are. */
+  readonly state: StateFolder;
   readonly onPresent: (present: number, size: number) => void;
   readonly onCommitted: (step: number, loss: number) => void;
-  /** A checkpoint is not on the disk; training goes on. */
+  /** Something is not on the disk; training goes on. */
   readonly onNotDurable: (step: number, reason: string) => void;
+  readonly onView: (view: RingView, node: number) => void;
 }
 
 /** A node that knows its ring. */
 export interface Ring {
   readonly job: Job;
-  readonly view: View;
+  /** Id: kind and probe digest. */
+  readonly engine: string;
+  /** One integer a layer. */
+  readonly layerCosts: readonly number[];
+  /** The newest that this node knows. */
+  readonly view: RingView;
+  /** Negative before a running ring has admitted it. */
   readonly node: number;
   /** Once the folder for the results is there. Throws the error that ended the run, on whichever node it happened. */
   train(folder: RunFolder): Promise<RunOutcome>;
   requestStop(): void;
+  /** Goes in order; with replicas the others take over. */
+  leave(): void;
   /** Nothing before `train`. */
   describe(): ReturnType<RingNode["describe"]> | undefined;
 }
 
+/** What a node is told, or decides, when it comes into its ring. */
+interface Place {
+  readonly job: Job;
+  readonly layerCosts: readonly number[];
+  readonly engine: string;
+  readonly view: RingView;
+  readonly isMember: boolean;
+}
+
 /**
- * Founds a ring and waits until it is whole, or joins one through any member.
+ * Founds a ring and waits until it is whole, or joins one through any member; one that trains already takes it up when it can.
  * Throws NetworkError where nobody answers or the ring refuses.
  */
 export async function joinRing(init: RingInit): Promise<Ring> {
-  const { role, transport, onCommitted, onNotDurable } = init;
-  const inbox = new EdgeInbox();
-  await inbox.listen(transport);
-  const { job, view } =
-    role.kind === "founder" ? await found(init, role) : await join(init, role.address, role.expected);
-  const { node } = defined(
-    view.members.find((member) => member.peerId === transport.peerId),
-    "a decided view holds this peer",
-  );
-  const { seed, batch, microBatches } = job.settings;
-  const feeder = role.kind === "founder" ? new Feeder(role.data, { seed, batch, microBatches }) : undefined;
-  return new JoinedRing(job, view, node, { transport, inbox, feeder, onCommitted, onNotDurable });
+  const { role, transport, invite } = init;
+  const inboxes = { edges: new EdgeInbox(), control: new ControlInbox(), replicas: new ReplicaInbox() };
+  for (const inbox of Object.values(inboxes)) await inbox.listen(transport);
+  const engines = chooseEngines(role.kind === "founder" ? role.job.settings.engine : "auto");
+  const self = candidateOf(init, engines);
+  const place =
+    role.kind === "founder" ? await found(init, inboxes, self, engines, role) : await join(init, inboxes, self, role);
+  const ring = new JoinedRing(init, place, self, inboxes);
+  const { job, layerCosts, engine } = place;
+  welcomeLate(inboxes.control, invite, () => ({ job, layerCosts, engine, view: ring.view }));
+  return ring;
 }
 
-function candidateOf(init: RingInit, engines: EngineChoice): Candidate {
-  const { transport, machine, wish } = init;
-  return { peerId: transport.peerId, addresses: transport.addresses, machine, engines: engines.ids, wish };
+function candidateOf({ transport, machine, wish, state }: RingInit, engines: EngineChoice): Candidate {
+  const { incarnation } = state.identity;
+  const { peerId, addresses } = transport;
+  return { peerId, addresses, machine, incarnation, boot: state.boot, engines: engines.ids, wish };
 }
 
-async function found(init: RingInit, { job }: Extract<RingRole, { kind: "founder" }>) {
+async function found(
+  init: RingInit,
+  inboxes: Inboxes,
+  founder: Candidate,
+  engines: EngineChoice,
+  { job }: Extract<RingRole, { kind: "founder" }>,
+): Promise<Place> {
   const { settings } = job;
-  const engines = chooseEngines(settings.engine);
   const { model, batch, microBatches } = settings;
   const rows = batch / microBatches;
-  const layerCosts =
+  const costs =
     settings.pace === null ? measured(settings, defined(engines.kinds[0], "an engine")) : paced(model, rows);
-  const { transport, invite, onPresent } = init;
-  const founder = candidateOf(init, engines);
-  const view = await foundRing({ job, founder, layerCosts, engines: engines.kinds, invite, transport, onPresent });
-  return { job, view };
+  const { invite, onPresent } = init;
+  const inbox = inboxes.control;
+  const formed = await foundRing({ job, founder, layerCosts: costs, engines: engines.kinds, invite, inbox, onPresent });
+  return placeIn(job, formed);
+}
+
+function placeIn(job: Job, formed: FormedRing): Place {
+  const view = firstView(job.settings, formed, job.firstStep);
+  return { job, layerCosts: formed.layerCosts, engine: formed.engine, view, isMember: true };
 }
 
 /** Microseconds of a step. */
@@ -119,51 +156,83 @@ function paced(model: string, rows: number): readonly number[] {
   });
 }
 
-async function join(init: RingInit, address: string, expected: Readonly<Record<string, string | number | null>>) {
+async function join(
+  init: RingInit,
+  inboxes: Inboxes,
+  candidate: Candidate,
+  { address, expected }: Extract<RingRole, { kind: "joiner" }>,
+): Promise<Place> {
   const { transport, invite, onPresent } = init;
-  const candidate = candidateOf(init, chooseEngines("auto"));
   // What the founder says of itself: the address that led here may hold on this machine only.
   let founder: readonly string[] | undefined;
-  await redirectNewcomers(transport, () => founder);
+  redirectNewcomers(inboxes.control, () => founder);
   const onWelcome = (welcome: Welcome): void => {
     ({ founder } = welcome);
     onPresent(welcome.present, welcome.size);
   };
-  return joinFounder({ address, candidate, expected, invite, transport, onWelcome });
+  const answer = await joinFounder({ address, candidate, expected, invite, transport, onWelcome });
+  if (answer.kind === "decided") return placeIn(answer.job, answer.view);
+  const { job, layerCosts, engine, view } = answer;
+  return { job, layerCosts, engine, view, isMember: false };
 }
 
-interface Components {
-  readonly transport: Transport;
-  readonly inbox: EdgeInbox;
-  readonly feeder: Feeder | undefined;
-  readonly onCommitted: (step: number, loss: number) => void;
-  /** A checkpoint is not on the disk; training goes on. */
-  readonly onNotDurable: (step: number, reason: string) => void;
+interface Inboxes {
+  readonly edges: EdgeInbox;
+  readonly control: ControlInbox;
+  readonly replicas: ReplicaInbox;
 }
 
 class JoinedRing implements Ring {
   readonly job: Job;
-  readonly view: View;
-  readonly node: number;
-  readonly #components: Components;
+  readonly engine: string;
+  readonly layerCosts: readonly number[];
+  readonly #init: RingInit;
+  readonly #place: Place;
+  readonly #self: Candidate;
+  readonly #inboxes: Inboxes;
   #ringNode: RingNode | undefined;
   #isStopWanted = false;
 
-  constructor(job: Job, view: View, node: number, components: Components) {
-    this.job = job;
-    this.view = view;
-    this.node = node;
-    this.#components = components;
+  constructor(init: RingInit, place: Place, self: Candidate, inboxes: Inboxes) {
+    this.job = place.job;
+    this.engine = place.engine;
+    this.layerCosts = place.layerCosts;
+    this.#init = init;
+    this.#place = place;
+    this.#self = self;
+    this.#inboxes = inboxes;
+  }
+
+  get view(): RingView {
+    return this.#ringNode?.describe().view ?? this.#place.view;
+  }
+
+  get node(): number {
+    const { isMember, view } = this.#place;
+    const member = view.members.find(({ peerId }) => peerId === this.#self.peerId);
+    return this.#ringNode?.describe().node ?? (isMember && member !== undefined ? member.node : -1);
   }
 
   async train(folder: RunFolder): Promise<RunOutcome> {
-    const { job, view, node } = this;
-    const { link } = job.settings;
-    const { transport } = this.#components;
-    // Data goes out on the streams that a node dials; on the others it only grants.
-    const shaped =
-      link === null ? null : shapedTransport(transport, { ...parseLink(link), protocols: [DATA_PROTOCOL] });
-    this.#ringNode = new RingNode({ job, view, node, folder, ...this.#components, transport: shaped ?? transport });
+    const { job, layerCosts, engine } = this;
+    const { role, transport, invite, state, onCommitted, onNotDurable, onView } = this.#init;
+    const { link, replicas } = job.settings;
+    const { view: newest, isMember } = this.#place;
+    // Data goes out on the streams that a node dials; on the others it only grants. Tensors go before copies.
+    const protocols = [DATA_PROTOCOL, REPLICA_PROTOCOL];
+    const shaped = link === null ? null : shapedTransport(transport, { ...parseLink(link), protocols });
+    const nodeState =
+      replicas === 0
+        ? undefined
+        : await NodeState.open(state, job.job, isMember, (step) => onNotDurable(step, "votes"));
+    const voted = nodeState?.view;
+    const view = !isMember && voted !== undefined && voted.view > newest.view ? voted : newest;
+    const data = role.kind === "founder" ? () => Promise.resolve(role.data) : () => role.data(job);
+    this.#ringNode = new RingNode({
+      ...{ job, layerCosts, engine, view, node: this.#numberIn(view), isMember, self: this.#self, invite, folder },
+      ...{ transport: shaped ?? transport, inboxes: this.#inboxes, state: nodeState, data },
+      ...{ onCommitted, onNotDurable, onView },
+    });
     if (this.#isStopWanted) this.#ringNode.requestStop();
     try {
       return await this.#ringNode.train();
@@ -172,9 +241,18 @@ class JoinedRing implements Ring {
     }
   }
 
+  /** A node that comes back still votes on the views that it was in. */
+  #numberIn(view: RingView): number {
+    return peersOf(view).find(({ peerId }) => peerId === this.#self.peerId)?.node ?? -1;
+  }
+
   requestStop(): void {
     this.#isStopWanted = true;
     this.#ringNode?.requestStop();
+  }
+
+  leave(): void {
+    this.#ringNode?.leave();
   }
 
   /** Nothing before `train`. */

@@ -38,6 +38,8 @@ export interface BalanceTokenInit {
   readonly nodes: number;
   /** The run's first step in this view. */
   readonly firstStep: number;
+  /** Moves of layers before this view; default none. */
+  readonly earlierMoves?: number;
   /** False (`--balance off`): node 0 never launches a plan. */
   readonly isEnabled: boolean;
 }
@@ -83,12 +85,13 @@ export class BalanceTokenMachine implements Machine<BalanceTokenInput, BalanceTo
   #plan = -1;
   #begunStep: number;
   #decidedStep: number | undefined;
-  #moves = 0;
+  #moves: number;
   #launchStep: number;
   #intervalSteps = INTERVAL_STEPS;
 
   constructor(init: BalanceTokenInit) {
     this.#init = init;
+    this.#moves = init.earlierMoves ?? 0;
     this.#begunStep = init.firstStep - 1;
     this.#launchStep = init.isEnabled && init.nodes > 1 ? init.firstStep + STEPS_BEFORE_FIRST : Infinity;
   }

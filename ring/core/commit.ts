@@ -13,14 +13,12 @@ export type CommitInput =
   /** A replica says what it holds of this node's layers. */
   | { readonly kind: "applied"; readonly from: number; readonly version: number; readonly digests: readonly string[] }
   /** From the predecessor among the owners. */
-  | { readonly kind: "token"; readonly version: number; readonly count: number }
-  | { readonly kind: "loss"; readonly step: number; readonly loss: number };
+  | { readonly kind: "token"; readonly version: number; readonly count: number };
 
 export type CommitOutput =
   | { readonly kind: "sendToken"; readonly version: number; readonly count: number }
   /** Every owner and every replica holds `version`. */
   | { readonly kind: "frontier"; readonly version: number }
-  | { readonly kind: "committed"; readonly step: number; readonly loss: number }
   /** Two copies of one version differ: one of them is damaged. */
   | { readonly kind: "mismatch"; readonly with: number; readonly version: number }
   | { readonly kind: "violation"; readonly reason: string };
@@ -33,10 +31,8 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
   /** Of the versions that not every replica has told yet: at most two. */
   readonly #digests = new Map<number, string>();
   readonly #told = new Map<number, readonly { readonly from: number; readonly digest: string }[]>();
-  readonly #losses = new Map<number, number>();
   #own = -1;
   #frontier: number;
-  #committed: number;
   /** The newest version whose token was sent on its first lap. */
   #sent: number;
   /** A token of the first lap that waits for this owner. */
@@ -48,7 +44,6 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
     this.#place = view.owners.indexOf(node);
     this.#applied = new Map(replicaHolders(view, node).map((holder) => [holder, -1]));
     this.#frontier = this.#sent = view.restoreStep - 1;
-    this.#committed = view.restoreStep;
   }
 
   get frontier(): number {
@@ -76,9 +71,6 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
         break;
       case "token":
         this.#hearToken(input.version, input.count);
-        break;
-      case "loss":
-        this.#losses.set(input.step, input.loss);
         break;
       default:
         unreachable(input);
@@ -138,12 +130,6 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
     if (waiting !== undefined && this.#holds(waiting.version)) {
       this.#waiting = undefined;
       this.#out.push({ kind: "sendToken", version: waiting.version, count: waiting.count + 1 });
-    }
-    while (this.#committed < this.#frontier && this.#losses.has(this.#committed)) {
-      const step = this.#committed;
-      this.#out.push({ kind: "committed", step, loss: this.#losses.get(step)! });
-      this.#losses.delete(step);
-      this.#committed += 1;
     }
   }
 }

@@ -26,7 +26,7 @@ export interface Member extends Candidate {
 }
 
 /** A decided membership: node `i` holds stage `i`, and its successor is node `(i+1) mod members`. */
-export interface View {
+export interface FormedRing {
   readonly view: number;
   readonly members: readonly Member[];
   /** One integer a layer, from which every member computes the same cut. */
@@ -53,13 +53,13 @@ export type FormationOutput =
   | { readonly kind: "admit"; readonly peerId: string; readonly present: number; readonly size: number }
   | { readonly kind: "refuse"; readonly peerId: string; readonly reason: string }
   /** To every member but the founder, which accepts its own proposal. */
-  | { readonly kind: "propose"; readonly view: View }
-  | { readonly kind: "decided"; readonly view: View }
+  | { readonly kind: "propose"; readonly view: FormedRing }
+  | { readonly kind: "decided"; readonly view: FormedRing }
   | { readonly kind: "failed"; readonly reason: string };
 
 type Phase =
   | { readonly kind: "gathering" }
-  | { readonly kind: "proposed"; readonly view: View; readonly digest: string; readonly waiting: Set<string> }
+  | { readonly kind: "proposed"; readonly view: FormedRing; readonly digest: string; readonly waiting: Set<string> }
   | { readonly kind: "decided" }
   | { readonly kind: "failed" };
 
@@ -122,7 +122,7 @@ export class FormationMachine implements Machine<FormationInput, FormationOutput
     const members = numberMembers(this.#candidates);
     const engine = commonEngine(this.#init.engines, members);
     assert(engine !== undefined, "candidates without a common engine were refused");
-    const view: View = { view: 0, members, layerCosts: this.#init.layerCosts, engine };
+    const view: FormedRing = { view: 0, members, layerCosts: this.#init.layerCosts, engine };
     const waiting = new Set(members.map((member) => member.peerId));
     waiting.delete(this.#init.founder.peerId);
     for (const peerId of waiting) this.#unanswered.set(peerId, (this.#unanswered.get(peerId) ?? 0) + 1);
@@ -182,7 +182,7 @@ function commonEngine(kinds: readonly string[], members: readonly Candidate[]): 
 }
 
 /** What a member compares: two equal digests are the same proposal, written the same way. */
-export function viewDigest(view: View): string {
+export function viewDigest(view: FormedRing): string {
   return JSON.stringify([
     view.view,
     view.engine,

@@ -6,8 +6,8 @@ import type { LayerRange } from "./partition.ts";
 import type { RingView } from "./view.ts";
 
 export type KeeperInput =
-  /** A view with this node is decided. */
-  | { readonly kind: "install"; readonly view: RingView }
+  /** A view is decided. `node`: this node's number, where it has just got one. */
+  | { readonly kind: "install"; readonly view: RingView; readonly node?: number }
   /** The answer to `keep`: digests of the copies, computed from their bytes. */
   | { readonly kind: "kept"; readonly view: number; readonly digests: ReadonlyMap<number, string> }
   /** A layer has arrived; its digest is that of its bytes. */
@@ -51,6 +51,8 @@ export type KeeperInput =
     }
   | { readonly kind: "token"; readonly view: number; readonly version: number; readonly count: number }
   | { readonly kind: "loss"; readonly view: number; readonly step: number; readonly loss: number }
+  /** The losses of the steps before this one were told elsewhere. */
+  | { readonly kind: "caughtUp"; readonly step: number }
   /** An owner tells a spare how far the ring is. */
   | { readonly kind: "frontier"; readonly view: number; readonly version: number }
   /** Losses of steps up to this one are durable: it was told to a user. */

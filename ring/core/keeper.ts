@@ -11,7 +11,7 @@ import { Holdings } from "./holdings.ts";
 import type { KeeperInput, KeeperOutput, LoadedSegment } from "./keeper-messages.ts";
 import type { LayerRange } from "./partition.ts";
 import type { Evidence } from "./restore.ts";
-import { ownedBy, replicasAt, type HeldSegment, type RingView, type StepLoss } from "./view.ts";
+import { isMember, ownedBy, replicasAt, type HeldSegment, type RingView, type StepLoss } from "./view.ts";
 
 type Of<Kind> = Extract<KeeperInput, { readonly kind: Kind }>;
 
@@ -28,10 +28,11 @@ type Phase =
   | { readonly kind: "installed"; readonly fetches: FetchMachine };
 
 export class Keeper implements Machine<KeeperInput, KeeperOutput> {
-  readonly #node: number;
+  #node: number;
   readonly #holdings = new Holdings();
   readonly #losses = new Map<number, StepLoss>();
-  readonly #filled = new WeakSet<LayerRange>();
+  /** Asked for in this view; another view may name the same ranges. */
+  #filled = new Set<LayerRange>();
   #view: RingView | undefined;
   #isSealed = false;
   #own: readonly LayerRange[] = [];
@@ -40,7 +41,8 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
   #commit: CommitMachine | undefined;
   /** Of a spare, which takes no part in the commit. */
   #frontier = -1;
-  #committed = 0;
+  /** The first step that was not told as committed. */
+  #untold = 0;
   #reported: number;
   #out: KeeperOutput[] = [];
 
@@ -50,13 +52,13 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     this.#reported = reported;
   }
 
-  /** For the end of a view. `bound`: the newest version of which this node holds everything that it is to hold. */
+  /** For the end of a view. `bound`: the newest version of which this node holds everything that it is to hold, if there is any. */
   evidence(view: RingView): Evidence {
     const due = [...this.#own, ...this.#copies.map(({ layers }) => layers)];
     const isCurrent = this.#view?.view === view.view;
     const losses = [...this.#losses.values()].slice(-LOSSES_MAX);
     return {
-      bound: isCurrent ? (this.#holdings.newestOf(due) ?? null) : null,
+      bound: isCurrent && due.length > 0 ? (this.#holdings.newestOf(due) ?? null) : null,
       committed: Math.max(this.#reported, this.frontier),
       losses,
       held: this.#holdings.held(view.cut.at(-1)![1]),
@@ -66,6 +68,11 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
   /** Every copy in the ring has this version, as far as this node knows; the restored one less one before that. */
   get frontier(): number {
     return this.#commit?.frontier ?? this.#frontier;
+  }
+
+  /** Whether a gradient of this step may overwrite the last one from this owner. */
+  mayReceive(owner: number, step: number): boolean {
+    return !this.#isSealed && this.#copiesOf(owner).every((layers) => this.#holdings.mayUpdate(layers, step));
   }
 
   /** Whether everything that this node is to hold is here. */
@@ -87,7 +94,7 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     if (input.kind !== "install" && "view" in input && input.view !== this.#view?.view) return;
     switch (input.kind) {
       case "install":
-        return this.#install(input.view);
+        return this.#install(input.view, input.node);
       case "kept":
         return this.#kept(input.digests);
       case "fetched":
@@ -110,9 +117,13 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
         return this.#followed(input);
       case "applied":
       case "token":
-      case "loss":
-        if (input.kind === "loss") this.#keepLoss(input);
         return this.#actOnCommit(this.#commit, input);
+      case "loss":
+        this.#keepLoss(input);
+        return this.#tellCommitted();
+      case "caughtUp":
+        this.#untold = Math.max(this.#untold, input.step);
+        return;
       case "frontier":
         return this.#hearFrontier(input.version);
       case "reported":
@@ -122,7 +133,8 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     unreachable(input);
   }
 
-  #install(view: RingView): void {
+  #install(view: RingView, node = this.#node): void {
+    this.#node = node;
     const isOrigin = view.sources.length === 0;
     const held = this.#holdings.held(view.cut.at(-1)![1]);
     const digests = new Map<number, string>();
@@ -132,11 +144,12 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     }
     this.#view = view;
     this.#isSealed = false;
-    this.#own = ownedBy(view, this.#node);
-    this.#copies = replicasAt(view, this.#node);
+    this.#filled = new Set();
+    const isIn = isMember(view, this.#node);
+    this.#own = isIn ? ownedBy(view, this.#node) : [];
+    this.#copies = isIn ? replicasAt(view, this.#node) : [];
     this.#commit = this.#own.length > 0 ? new CommitMachine(view, this.#node) : undefined;
     this.#frontier = view.restoreStep - 1;
-    this.#committed = view.restoreStep;
     for (const loss of view.losses) this.#losses.set(loss.step, loss);
     for (const step of this.#losses.keys()) if (step >= view.restoreStep) this.#losses.delete(step);
     this.#holdings.keep(view.restoreStep, digests);
@@ -152,6 +165,8 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     const { sources, restoreStep } = this.#viewNow;
     const sound = [...digests].filter(([layer, digest]) => sources[layer]?.digest === digest);
     this.#holdings.keep(restoreStep, new Map(sound));
+    // Not a member: what it keeps, members may still fetch.
+    if (!isMember(this.#viewNow, this.#node)) return;
     const fetches = this.#fetchesOf(this.#own);
     this.#phase = { kind: "fetching", fetches };
     this.#actOnFetches(fetches.handle({ kind: "begin" }));
@@ -300,9 +315,13 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
   #hearFrontier(version: number): void {
     if (this.#isSealed || version <= this.#frontier) return;
     this.#reach(version);
-    for (; this.#committed < version; this.#committed += 1) {
-      const loss = this.#losses.get(this.#committed);
-      if (loss === undefined) break;
+  }
+
+  /** Steps before the frontier, in order; also those of an earlier view, whose frontier this node never heard of. */
+  #tellCommitted(): void {
+    for (; !this.#isSealed && this.#untold < this.frontier; this.#untold += 1) {
+      const loss = this.#losses.get(this.#untold);
+      if (loss === undefined) return;
       this.#out.push({ kind: "committed", ...loss });
     }
   }
@@ -310,6 +329,7 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
   #reach(version: number): void {
     this.#frontier = version;
     this.#out.push({ kind: "frontier", version });
+    this.#tellCommitted();
     if (this.#holdings.vaultVersion !== undefined && version > this.#holdings.vaultVersion) {
       this.#holdings.dropVault();
       this.#out.push({ kind: "drop" });

@@ -12,27 +12,32 @@ import { ProtocolError } from "../../src/types/errors.ts";
 import { stepIndex } from "../../src/types/ids.ts";
 import { decideBalance, type Decision, type NodeMeasurement } from "../core/balance.ts";
 import { BalanceTokenMachine, type BalanceToken, type BalanceTokenOutput } from "../core/balance-token.ts";
-import type { View } from "../core/formation.ts";
 import { transfersAt, type Neighbour } from "../core/moves.ts";
 import type { LayerRange } from "../core/partition.ts";
+import type { RingView } from "../core/view.ts";
 import { Migration, type LayerPart } from "./migration.ts";
-import { layerBytes, layersCapBytes, movedBytes, rangesOf } from "./segments.ts";
+import { layerBytes, layersCapBytes, movedBytes, ownBytes, rangesOf } from "./segments.ts";
 import type { StageDriver } from "./stage-driver.ts";
 
 type Move = Extract<Decision, { kind: "move" }>;
 
 export interface BalancerInit {
   readonly settings: Settings;
-  readonly view: View;
-  readonly node: number;
-  readonly firstStep: number;
-  readonly cut: readonly LayerRange[];
+  readonly view: RingView;
+  /** On the ring of owners. */
+  readonly place: number;
+  /** As the founder measured them. */
+  readonly layerCosts: readonly number[];
+  /** Of layers, before this view. */
+  readonly earlierMoves: number;
   readonly driver: () => StageDriver;
   readonly compute: () => ComputeThread;
   /** To the successor, behind the activations. */
   readonly sendToken: (token: BalanceToken) => void;
   readonly sendLayer: (to: Neighbour, part: LayerPart) => void;
   readonly event: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
+  /** Where copies are kept, layers move with a view: told at the first place alone. Null: they move within this one. */
+  readonly newView: ((cut: readonly LayerRange[]) => void) | null;
   /** The node is to hold other layers from `step` on; `blocks` has them all. */
   readonly recut: (plan: number, step: number, cut: readonly LayerRange[], blocks: readonly LayerBlock[]) => void;
 }
@@ -53,12 +58,14 @@ export class Balancer {
   #held: BalanceToken | undefined;
 
   constructor(init: BalancerInit) {
-    const { settings, view, node, firstStep, cut } = init;
+    const { settings, view, place, earlierMoves } = init;
     this.#init = init;
-    this.#cut = cut;
+    this.#cut = view.cut;
     this.#sizes = movedBytes(settings);
-    const isEnabled = settings.balance !== "off";
-    this.#token = new BalanceTokenMachine({ view: view.view, node, nodes: view.members.length, firstStep, isEnabled });
+    this.#token = new BalanceTokenMachine({
+      ...{ view: view.view, node: place, nodes: view.owners.length, firstStep: view.restoreStep, earlierMoves },
+      isEnabled: settings.balance !== "off",
+    });
   }
 
   /** One range a stage. */
@@ -89,7 +96,7 @@ export class Balancer {
           this.#act(this.#token.handle({ kind: "measured", measurement: this.#measure() }));
           break;
         case "send":
-          if (this.#init.node === 0 && output.token.kind === "decide") lapTwo = output.token;
+          if (this.#init.place === 0 && output.token.kind === "decide") lapTwo = output.token;
           else this.#init.sendToken(output.token);
           break;
         case "decide":
@@ -109,18 +116,18 @@ export class Balancer {
       us: Math.max(1, forwardUs + backwardInputUs + backwardWeightUs),
     }));
     const cap = layersCapBytes(settings);
-    const own = layers.reduce((sum, { layer }) => sum + layerBytes(settings)[layer]!, 0);
+    const own = layers.reduce((sum, { layer }) => sum + ownBytes(settings)[layer]!, 0);
     // What micro-batches take now, they are to have under the next cut too.
     const slotBytes = compute().layouts.reduce((sum, layout) => sum + layout.sizeBytes, 0) - own;
-    return { node: this.#init.node, layers, capBytes: cap === null ? null : Math.max(1, cap - slotBytes) };
+    return { node: this.#init.place, layers, capBytes: cap === null ? null : Math.max(1, cap - slotBytes) };
   }
 
   #decide(output: Extract<BalanceTokenOutput, { kind: "decide" }>, lapTwo: BalanceToken | undefined): void {
-    const { settings, view, node, event } = this.#init;
+    const { settings, place, layerCosts, event, newView } = this.#init;
     const { plan, step, measurements, earlierMoves } = output;
     const decision = decideBalance({
       mode: settings.balance === "even" ? "even" : "auto",
-      layerCosts: view.layerCosts,
+      layerCosts,
       layerBytes: layerBytes(settings),
       ranges: this.#cut,
       microBatches: settings.microBatches,
@@ -128,19 +135,20 @@ export class Balancer {
       ...{ plan, earlierMoves, measurements },
     });
     event("balance", { plan, step, before: this.#cut, measurements, decision });
-    if (decision.kind === "keep") {
+    if (decision.kind === "keep" || newView !== null) {
       if (lapTwo !== undefined) this.#init.sendToken(lapTwo);
+      if (decision.kind === "move" && place === 0) newView?.(decision.ranges);
       return;
     }
     this.#held = lapTwo;
-    const transfers = transfersAt(decision.moves, node);
+    const transfers = transfersAt(decision.moves, place);
     const migration = new Migration({
       ...{ step, transfers, sizeOf: (layer) => defined(this.#sizes[layer], "a layer"), send: this.#init.sendLayer },
       done: (arrived) => this.#arrived(step, arrived),
     });
     this.#pending = { plan: plan + 1, move: decision, migration };
     this.#token.handle({ kind: "moved" });
-    this.#init.driver().planMove(plan + 1, node === 0 ? null : step);
+    this.#init.driver().planMove(plan + 1, place === 0 ? null : step);
   }
 
   /** The step before is over at this node, and the one that moves is sure to come. */
@@ -156,11 +164,11 @@ export class Balancer {
   }
 
   #arrived(step: number, blocks: readonly LayerBlock[]): void {
-    const { view, node, recut } = this.#init;
+    const { view, place, recut } = this.#init;
     const { plan, move } = defined(this.#pending, "a plan under way");
     this.#pending = undefined;
     this.#cut = move.ranges;
-    const mine = rangesOf(this.#cut, view.members.length, node);
+    const mine = rangesOf(this.#cut, view.owners.length, place);
     const isMine = ({ layer }: LayerBlock): boolean => mine.some(([start, end]) => start <= layer && layer < end);
     recut(plan, step, this.#cut, blocks.filter(isMine));
   }

@@ -5,30 +5,37 @@
 import { type Fingerprint, fingerprintOf } from "../../src/config/fingerprint.ts";
 import type { Recorder } from "../../src/metrics/recorder.ts";
 import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
-import { buildSummary, type NodeReport } from "../../src/metrics/summary.ts";
+import { buildSummary, type NodeReport, type RecoveryFacts } from "../../src/metrics/summary.ts";
 import { chromeTrace, type TimelineEntry } from "../../src/metrics/timeline.ts";
 import { parseModel } from "../../src/nn/spec.ts";
 import { type Shard, writeManifest } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { unreachable } from "../../src/types/assert.ts";
-import type { View } from "../core/formation.ts";
 import { idleFormula } from "../core/schedule.ts";
+import { peersOf, type RingView } from "../core/view.ts";
 import { dryRunIdle } from "../simulation/dry-run.ts";
 import type { AnnouncementBody, Job } from "./messages.ts";
 import { shapeOf } from "./segments.ts";
 
 export interface BulletinInit {
   readonly job: Job;
-  readonly view: View;
+  readonly view: RingView;
+  /** Id: kind and probe digest. */
+  readonly engine: string;
   readonly folder: RunFolder;
-  readonly isWriter: boolean;
+  readonly isWriter: () => boolean;
   readonly recorder: Recorder;
+  /** As this node saw it. */
+  readonly recovery: () => RecoveryFacts;
   readonly onNotDurable: (step: number, reason: string) => void;
 }
 
 export class Bulletin {
   /** Resolves when every node has reported. */
   readonly summary: Promise<Record<string, unknown>>;
+  /** Resolves when all who hold layers have reported. */
+  readonly completedSteps: Promise<number>;
+  readonly #completedSteps = Promise.withResolvers<number>();
   readonly #summary = Promise.withResolvers<Record<string, unknown>>();
   readonly #init: BulletinInit;
   readonly #reports = new Map<number, NodeReport>();
@@ -40,6 +47,7 @@ export class Bulletin {
   constructor(init: BulletinInit) {
     this.#init = init;
     this.summary = this.#summary.promise;
+    this.completedSteps = this.#completedSteps.promise;
   }
 
   get isComplete(): boolean {
@@ -60,7 +68,7 @@ export class Bulletin {
       case "evaluated":
         return this.#evaluated(body.step, body.correct, body.lossSum);
       case "report":
-        return this.#report(body.report);
+        return this.#report(body.report, body.completedSteps);
       case "failure":
         return;
     }
@@ -68,15 +76,16 @@ export class Bulletin {
   }
 
   #saved(step: number, outcome: Shard | string): void {
-    const { view, isWriter, job } = this.#init;
+    const { view, isWriter } = this.#init;
+    const stages = view.cut.length;
     const outcomes = this.#outcomes.get(step) ?? [];
     this.#outcomes.set(step, outcomes);
     outcomes.push(outcome);
-    if (outcomes.length < view.members.length * shapeOf(job.settings, view.members.length).laps) return;
+    if (outcomes.length < stages) return;
     this.#outcomes.delete(step);
     const reason = outcomes.find((each) => typeof each === "string");
     if (reason !== undefined) return this.#notDurable(step, reason);
-    if (!isWriter) return;
+    if (!isWriter()) return;
     const shards = outcomes.filter((each) => typeof each !== "string");
     this.#written = this.#written.then(() => this.#write(step, shards));
   }
@@ -94,8 +103,8 @@ export class Bulletin {
   }
 
   get #fingerprint(): Fingerprint {
-    const { job, view } = this.#init;
-    return fingerprintOf(job.settings, job.dataSha256, view.engine);
+    const { job, engine } = this.#init;
+    return fingerprintOf(job.settings, job.dataSha256, engine);
   }
 
   #evaluated(step: number, correct: number, lossSum: number): void {
@@ -104,12 +113,14 @@ export class Bulletin {
     recorder.event("evaluated", nowMs(), { step, testAccuracy: this.#testAccuracy, testLoss: lossSum / job.testCount });
   }
 
-  #report(report: NodeReport): void {
+  #report(report: NodeReport, completedSteps: number): void {
     this.#reports.set(report.node, report);
+    if (this.#init.view.owners.every((owner) => this.#reports.has(owner))) this.#completedSteps.resolve(completedSteps);
     if (!this.isComplete) return;
     const { folder, isWriter } = this.#init;
     const summary = this.#build();
-    if (isWriter) {
+    this.#init.recorder.finish();
+    if (isWriter()) {
       folder.writeJson(RUN_FILES.summary, summary);
       this.#writeTrace();
     }
@@ -117,11 +128,12 @@ export class Bulletin {
   }
 
   #build(): Record<string, unknown> {
-    const { job, view, recorder } = this.#init;
+    const { job, view, recorder, recovery } = this.#init;
     const { settings } = job;
     const reports = [...this.#reports.values()].toSorted((a, b) => a.node - b.node);
-    const engine = view.engine.split(":")[0]!;
-    const shape = shapeOf(settings, view.members.length);
+    const engine = this.#init.engine.split(":")[0]!;
+    const shape = shapeOf(settings, view.owners.length);
+    const owners = view.owners.map((owner) => reports.find(({ node }) => node === owner)!);
     const summary = buildSummary(
       {
         settings,
@@ -132,9 +144,10 @@ export class Bulletin {
         testAccuracy: this.#testAccuracy,
         idleTheory: dryRunIdle(
           shape,
-          reports.map((report) => report.costs),
+          owners.map((report) => report.costs),
         ),
         idleFormula: idleFormula(shape),
+        recovery: recovery(),
       },
       reports,
     );
@@ -144,11 +157,11 @@ export class Bulletin {
   /** Of the nodes on this machine: the timelines of others are on theirs. */
   #writeTrace(): void {
     const { view, folder } = this.#init;
-    const nodes = view.members.map(({ node }) => ({
+    const nodes = peersOf(view).map(({ node }) => ({
       node,
       entries: folder.readLines(`timeline/${node}.jsonl`) as readonly TimelineEntry[],
     }));
     const present = nodes.filter(({ entries }) => entries.length > 0);
-    if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present, view.members.length));
+    if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present, nodes.length));
   }
 }

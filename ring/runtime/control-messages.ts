@@ -1,6 +1,7 @@
 /** @file What members say to each other over control streams: signs of life, the agreement on views, and a few words about the run. */
 import * as z from "zod";
-import { candidateSchema, count, failureSchema, hex, rangeSchema } from "./messages.ts";
+import { announcementBodySchema } from "./messages.ts";
+import { candidateSchema, count, hex, lossSchema, ringViewSchema, shortText, version } from "./schemas.ts";
 
 /** Of a peer to which a node opens a control stream, or which opens one. */
 export const memberHelloSchema = z.strictObject({
@@ -8,39 +9,16 @@ export const memberHelloSchema = z.strictObject({
   job: hex,
   incarnation: hex,
   boot: count,
+  /** Of one whom the ring does not know yet. */
+  invite: shortText.nullable(),
 });
 
 export const memberAnswerSchema = z.strictObject({ boot: count });
 
-const nodes = z.array(count).max(1024).readonly();
-const version = z.int().min(-1);
-const loss = z.strictObject({ step: count, loss: z.number() });
-const memberSchema = candidateSchema.extend({ node: count });
-
-export const ringViewSchema = z.strictObject({
-  view: count,
-  members: z.array(memberSchema).min(1).max(1024).readonly(),
-  departed: z.array(memberSchema).max(1024).readonly(),
-  voters: nodes,
-  owners: nodes,
-  cut: z.array(rangeSchema).min(1).max(1024).readonly(),
-  replicas: count,
-  restoreStep: count,
-  sources: z
-    .array(z.strictObject({ holders: nodes, digest: hex }))
-    .max(1000)
-    .readonly(),
-  losses: z.array(loss).max(64).readonly(),
-  removed: z
-    .array(z.strictObject({ node: count, cause: z.enum(["closed", "silent", "left"]) }))
-    .max(1024)
-    .readonly(),
-});
-
 const evidenceSchema = z.strictObject({
   bound: version.nullable(),
   committed: version,
-  losses: z.array(loss).max(64).readonly(),
+  losses: z.array(lossSchema).max(64).readonly(),
   held: z
     .array(
       z
@@ -80,11 +58,14 @@ export const controlSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("probe"), node: count }),
   z.strictObject({ say: z.literal("probed"), node: count, alive: z.boolean() }),
   z.strictObject({ say: z.literal("accuse"), node: count }),
+  /** Is `view` still yours? From a process that stood still. */
+  z.strictObject({ say: z.literal("confirm"), view: count }),
+  z.strictObject({ say: z.literal("confirmed"), view: count }),
   /** The losses of the steps from `from` on, as far as they are committed. */
   z.strictObject({ say: z.literal("askLosses"), from: count }),
   z.strictObject({ say: z.literal("losses"), from: count, losses: z.array(z.number()).max(2000).readonly() }),
-  /** Why the run ends for all. */
-  z.strictObject({ say: z.literal("failure"), failure: failureSchema }),
+  /** For all: see `Announcement`. */
+  z.strictObject({ say: z.literal("announce"), view: count, body: announcementBodySchema }),
   /** The user wants the run to end after the step under way. */
   z.strictObject({ say: z.literal("stop") }),
   /** The sender has the reports of all members of `view`: it ends when all have. */

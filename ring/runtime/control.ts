@@ -23,6 +23,8 @@ export interface ControlInit {
   readonly self: Candidate;
   readonly transport: Transport;
   readonly inbox: ControlInbox;
+  /** Where set, who is not known must know it. */
+  readonly invite: string | null;
   /** Where a peer listens, as the newest view or its own words say; undefined for a stranger. */
   readonly addressesOf: (peerId: string) => readonly string[] | undefined;
   /** `boot`: of the process that speaks; an earlier one of the same peer may still be in the view. */
@@ -68,13 +70,13 @@ export class Control {
   }
 
   async #open(peerId: string, peer: Peer): Promise<DialOutcome> {
-    const { transport, job, self, addressesOf } = this.#init;
+    const { transport, job, self, invite, addressesOf } = this.#init;
     const addresses = addressesOf(peerId);
     if (addresses === undefined || this.#isClosed) return "silent";
     try {
       const signal = AbortSignal.timeout(DIAL_LIMIT_MS);
       const stream = await transport.dial(addresses, CONTROL_PROTOCOL, { signal, ownConnection: true });
-      const hello = { kind: "member", job, incarnation: self.incarnation, boot: self.boot };
+      const hello = { kind: "member", job, incarnation: self.incarnation, boot: self.boot, invite };
       // Nothing is said on a stream before its hello was answered.
       let boot = -1;
       const receiver = this.#receiver(peerId, () => boot);
@@ -89,10 +91,12 @@ export class Control {
   }
 
   #admit(hello: Hello, peerId: string): Route {
-    const { job, boot } = checkMessage(memberHelloSchema, hello);
+    const { job, boot, invite } = checkMessage(memberHelloSchema, hello);
     if (job !== this.#init.job) return refused(`job ${job} is not this ring's job ${this.#init.job}`);
-    if (this.#init.addressesOf(peerId) === undefined)
-      return refused("this ring does not know that peer: it joins first");
+    const isKnown = this.#init.addressesOf(peerId) !== undefined;
+    if (!isKnown && this.#init.invite !== null && invite !== this.#init.invite) {
+      return refused("this ring needs the invite token that its founder printed (--invite)");
+    }
     return {
       decision: {
         kind: "accept",

@@ -2,7 +2,6 @@
  * @file A node's part in the views, in real time: what members say goes into the membership machine, what it decides comes out. Votes are
  * durable before they are told; what a node votes on is small, so they are written one after the other.
  */
-import type { VoteStore } from "../../src/runtime/vote-store.ts";
 import { unreachable } from "../../src/types/assert.ts";
 import type { Vote } from "../core/agreement.ts";
 import type { Membership } from "../core/membership.ts";
@@ -10,6 +9,7 @@ import type { MembershipInput, MembershipOutput } from "../core/membership-messa
 import { peersOf, type RingView } from "../core/view.ts";
 import type { Control } from "./control.ts";
 import type { MembershipWord } from "./control-messages.ts";
+import type { NodeState } from "./node-state.ts";
 
 export interface CouncilEvents {
   readonly seal: () => void;
@@ -24,8 +24,7 @@ export interface CouncilEvents {
 export interface CouncilInit {
   readonly peerId: string;
   readonly membership: Membership;
-  /** Null where the machine has no disk to keep votes on (tests). */
-  readonly votes: VoteStore;
+  readonly state: NodeState;
   readonly control: Control;
   readonly events: CouncilEvents;
 }
@@ -122,7 +121,7 @@ export class Council {
       this.#save = undefined;
       const { view, id, vote } = save;
       try {
-        await this.#init.votes.save({ view, vote });
+        await this.#init.state.save(view, vote);
         this.handle({ kind: "persisted", view: view.view, id });
       } catch (error) {
         this.#init.events.notDurable((error as Error).message);

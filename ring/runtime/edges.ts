@@ -1,15 +1,15 @@
 /**
  * @file A node's edges: two streams to each neighbour, one a direction. The node dials a `forward` stream to its successor and a
  * `backward` stream to its predecessor, and accepts the same two. On two nodes both neighbours are the same peer, so a
- * stream's role comes from its hello alone.
+ * stream's role comes from its hello alone. Edges are of one view: the next one opens its own.
  */
 import type { Transport } from "../../src/net/transport.ts";
 import { within } from "../../src/net/wait.ts";
 import { Link, type Decision, type LinkEnd, type Receiver } from "../../src/net/link.ts";
 import type { Hello } from "../../src/net/hello.ts";
 import { NetworkError, ProtocolError } from "../../src/types/errors.ts";
-import type { View } from "../core/formation.ts";
 import { guard, type Origin } from "../core/guard.ts";
+import { memberOf, type RingView } from "../core/view.ts";
 import { checkMessage, edgeHelloSchema, type EdgeDirection } from "./messages.ts";
 
 export const DATA_PROTOCOL = "/ringtmp/data/1";
@@ -30,13 +30,21 @@ export type LinkRole = EdgeDirection | "outgoing";
 
 export interface EdgesInit {
   readonly job: string;
-  readonly view: View;
+  readonly view: RingView;
+  /** One of the view's owners, and not the only one. */
   readonly node: number;
   readonly transport: Transport;
   /** Frames from the predecessor (`forward`) and from the successor (`backward`). */
   readonly receivers: Readonly<Record<EdgeDirection, Receiver>>;
   /** Told once for each link that ends. */
   readonly onEnd: (neighbour: number, end: LinkEnd, role: LinkRole) => void;
+}
+
+/** The owners before and after a node; on two nodes the same. */
+export function neighboursOf({ owners }: RingView, node: number): { predecessor: number; successor: number } {
+  const place = owners.indexOf(node);
+  const at = (offset: number): number => owners[(place + offset + owners.length) % owners.length]!;
+  return { predecessor: at(-1), successor: at(1) };
 }
 
 export class Edges {
@@ -55,9 +63,7 @@ export class Edges {
   /** Opens all four links. Throws NetworkError where a neighbour cannot be reached, or refuses. */
   static async open(init: EdgesInit, inbox: EdgeInbox): Promise<Edges> {
     const { view, node, transport } = init;
-    const size = view.members.length;
-    const successor = (node + 1) % size;
-    const predecessor = (node + size - 1) % size;
+    const { predecessor, successor } = neighboursOf(view, node);
     const accepted = Promise.all([
       inbox.install(init, "forward", predecessor),
       inbox.install(init, "backward", successor),
@@ -65,7 +71,7 @@ export class Edges {
     // Handled below; without this an early failure of a dial would leave it unhandled.
     accepted.catch(() => {});
     const dial = async (neighbour: number, direction: EdgeDirection): Promise<Link> => {
-      const stream = await transport.dial(view.members[neighbour]!.addresses, DATA_PROTOCOL);
+      const stream = await transport.dial(memberOf(view, neighbour)!.addresses, DATA_PROTOCOL);
       const hello = { kind: "edge", job: init.job, view: view.view, direction };
       // Nothing comes back on a stream that this side dialled but grants.
       const receiver: Receiver = { destination: refuseAll, handle: () => {} };
@@ -110,31 +116,36 @@ interface Expected {
   readonly origin: Origin;
   readonly receiver: Receiver;
   readonly accepted: (link: Link) => void;
+  isTaken: boolean;
 }
+
+/** Views ahead of the present one of which streams may wait here. */
+const VIEWS_AHEAD_MAX = 8;
 
 /**
  * Streams that neighbours dial. They may come before this node knows the view, or has its memory ready: they wait for
- * `install`.
+ * `install`. Those of older views are refused.
  */
 export class EdgeInbox {
-  readonly #expected = {
-    forward: Promise.withResolvers<Expected>(),
-    backward: Promise.withResolvers<Expected>(),
-  };
-  readonly #taken = new Set<EdgeDirection>();
+  /** By view and direction. */
+  readonly #expected = new Map<string, PromiseWithResolvers<Expected>>();
+  #view = 0;
 
   async listen(transport: Transport): Promise<void> {
     await transport.handle(DATA_PROTOCOL, (stream) => {
       let expected: Expected | undefined;
       const decide = async (hello: Hello): Promise<Decision> => {
         const edge = checkMessage(edgeHelloSchema, hello);
-        expected = await within(this.#expected[edge.direction].promise, EDGE_LIMIT_MS, () => undefined);
+        if (edge.view < this.#view || edge.view > this.#view + VIEWS_AHEAD_MAX) {
+          return { kind: "refuse", reason: `view ${edge.view} is not this ring's: it is at view ${this.#view}` };
+        }
+        const opening = this.#of(edge.view, edge.direction).promise;
+        expected = await within(opening, EDGE_LIMIT_MS, () => undefined).catch(() => undefined);
         if (expected === undefined) return { kind: "refuse", reason: "this node does not know its ring yet" };
         const verdict = guard(expected.origin, { job: edge.job, view: edge.view, peerId: stream.remotePeer });
         if (verdict.kind === "refused") return { kind: "refuse", reason: verdict.reason };
-        if (this.#taken.has(edge.direction))
-          return { kind: "refuse", reason: `the ${edge.direction} edge is already open` };
-        this.#taken.add(edge.direction);
+        if (expected.isTaken) return { kind: "refuse", reason: `the ${edge.direction} edge is already open` };
+        expected.isTaken = true;
         return { kind: "accept", answer: {}, receiver: expected.receiver };
       };
       // A stranger that says nothing sensible is cut off by the link; the ring goes on.
@@ -145,11 +156,33 @@ export class EdgeInbox {
     });
   }
 
+  #of(view: number, direction: EdgeDirection): PromiseWithResolvers<Expected> {
+    const key = `${view} ${direction}`;
+    const known = this.#expected.get(key) ?? Promise.withResolvers<Expected>();
+    // Whoever waits sees it; where nobody does it must not count as unhandled.
+    known.promise.catch(() => {});
+    this.#expected.set(key, known);
+    return known;
+  }
+
+  /** Streams of views before this one are not waited for any more. */
+  advance(view: number): void {
+    this.#view = view;
+    for (const [key, { reject }] of this.#expected) {
+      if (Number(key.split(" ")[0]) >= view) continue;
+      reject(new NetworkError("the view is over", "none is needed: the next one opens its own streams"));
+      this.#expected.delete(key);
+    }
+  }
+
   /** From now on the neighbour's stream is accepted. Resolves with its link. */
   async install(init: EdgesInit, direction: EdgeDirection, neighbour: number): Promise<Link> {
+    const { job, view } = init;
     const opened = Promise.withResolvers<Link>();
-    const origin = { job: init.job, view: init.view.view, peerId: init.view.members[neighbour]!.peerId };
-    this.#expected[direction].resolve({ origin, receiver: init.receivers[direction], accepted: opened.resolve });
+    const expected = this.#of(view.view, direction);
+    const origin = { job, view: view.view, peerId: memberOf(view, neighbour)!.peerId };
+    const receiver = init.receivers[direction];
+    expected.resolve({ origin, receiver, accepted: opened.resolve, isTaken: false });
     const timer = setTimeout(() => {
       opened.reject(new NetworkError(`node ${neighbour} did not open its ${direction} edge in time`, "see its log"));
     }, EDGE_LIMIT_MS);

@@ -3,7 +3,7 @@ import { unreachable } from "../../src/types/assert.ts";
 import { NetworkError, NodeLostError, NotFiniteError, UsageError } from "../../src/types/errors.ts";
 import { checkpointSteps } from "../../src/runtime/checkpoint.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
-import type { View } from "../core/formation.ts";
+import { peersOf, type RingView } from "../core/view.ts";
 import type { AnnouncementBody, Failure } from "./messages.ts";
 
 export type NodeFailure =
@@ -31,7 +31,7 @@ type FailureBody = Extract<AnnouncementBody, { kind: "failure" }>;
 export function failureError(
   failure: NodeFailure,
   folder: RunFolder,
-  view: View,
+  view: RingView,
 ): { readonly body: FailureBody; readonly error: unknown } {
   switch (failure.kind) {
     case "announced":
@@ -63,12 +63,19 @@ function errorBody(node: number, message: string): FailureBody {
   return { kind: "failure", failure: { kind: "error", node, message: message.slice(0, 2000) } };
 }
 
-function announcedError(failure: Failure, folder: RunFolder, view: View): Error {
+function announcedError(failure: Failure, folder: RunFolder, view: RingView): Error {
   switch (failure.kind) {
     case "lost": {
-      const peer = view.members[failure.node]?.peerId ?? "unknown";
+      const peer = peersOf(view).find(({ node }) => node === failure.node)?.peerId ?? "unknown";
       return new NodeLostError(
         `node ${failure.node} (${peer}) is gone at step ${failure.step}, and its segment with it`,
+        goOn(folder),
+      );
+    }
+    case "segmentsLost": {
+      const layers = failure.layers.join(", ");
+      return new NodeLostError(
+        `layers ${layers} are lost: every node that held them or a copy of them is gone, at step ${failure.step}`,
         goOn(folder),
       );
     }

@@ -6,33 +6,14 @@ import * as z from "zod";
 import { ProtocolError } from "../../src/types/errors.ts";
 import { stepIndex } from "../../src/types/ids.ts";
 import { settingsSchema } from "../../src/config/settings.ts";
-
-export const shortText = z.string().max(512);
-export const count = z
-  .int()
-  .min(0)
-  .max(2 ** 31);
-export const hex = z.string().regex(/^[0-9a-f]{1,128}$/);
-
-/** Layers `[start, end)`. */
-export const rangeSchema = z.tuple([count, count]).readonly();
-
-export const candidateSchema = z.strictObject({
-  peerId: shortText,
-  addresses: z.array(shortText).max(16).readonly(),
-  machine: shortText,
-  incarnation: hex,
-  boot: count,
-  engines: z.array(shortText).min(1).max(8).readonly(),
-  wish: count.nullable(),
-});
+import { candidateSchema, count, hex, ringViewSchema, shortText } from "./schemas.ts";
 
 export const joinHelloSchema = z.strictObject({
   kind: z.literal("join"),
   build: shortText,
   invite: shortText.nullable(),
   /** Settings that the joining user stated: they must be the job's. */
-  expected: z.record(shortText, z.union([shortText, z.number(), z.null()])),
+  expected: z.record(shortText, z.union([shortText, z.number(), z.boolean(), z.null()])),
   candidate: candidateSchema,
 });
 
@@ -44,6 +25,8 @@ export const joinAnswerSchema = z.discriminatedUnion("kind", [
     size: count,
     founder: z.array(shortText).min(1).max(16).readonly(),
   }),
+  /** The ring trains: what it is comes over the stream. */
+  z.strictObject({ kind: z.literal("running"), job: hex }),
   z.strictObject({ kind: z.literal("redirect"), addresses: z.array(shortText).min(1).max(16).readonly() }),
 ]);
 export type Welcome = Extract<z.infer<typeof joinAnswerSchema>, { kind: "welcome" }>;
@@ -60,6 +43,8 @@ export const jobSchema = z.strictObject({
 });
 export type Job = z.infer<typeof jobSchema>;
 
+const layerCostsSchema = z.array(z.int().min(1)).min(1).max(1000).readonly();
+
 const viewSchema = z.strictObject({
   view: count,
   members: z
@@ -67,7 +52,7 @@ const viewSchema = z.strictObject({
     .min(1)
     .max(1024)
     .readonly(),
-  layerCosts: z.array(z.int().min(1)).min(1).max(1000).readonly(),
+  layerCosts: layerCostsSchema,
   engine: shortText,
 });
 
@@ -75,6 +60,14 @@ export const formationSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("propose"), job: jobSchema, view: viewSchema }),
   z.strictObject({ kind: z.literal("accepted"), digest: z.string().max(1_000_000) }),
   z.strictObject({ kind: z.literal("decided") }),
+  /** To who comes when the ring trains. */
+  z.strictObject({
+    kind: z.literal("running"),
+    job: jobSchema,
+    layerCosts: layerCostsSchema,
+    engine: shortText,
+    view: ringViewSchema,
+  }),
 ]);
 export type FormationMessage = z.infer<typeof formationSchema>;
 
@@ -145,22 +138,23 @@ const shardSchema = z.strictObject({
 /** Why a run ends before its last step, in words for every node. */
 export const failureSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("lost"), node: count, step: count }),
+  /** More nodes are gone than there were copies. */
+  z.strictObject({ kind: z.literal("segmentsLost"), layers: z.array(count).max(1000).readonly(), step: count }),
   z.strictObject({ kind: z.literal("notFinite"), node: count, step: count, layer: count }),
   z.strictObject({ kind: z.literal("error"), node: count, message: z.string().max(2000) }),
 ]);
 export type Failure = z.infer<typeof failureSchema>;
 
+export const announcementBodySchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
+  z.strictObject({ kind: z.literal("notSaved"), step: count, reason: z.string().max(2000) }),
+  z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
+  z.strictObject({ kind: z.literal("report"), completedSteps: count, report: reportSchema }),
+  z.strictObject({ kind: z.literal("failure"), failure: failureSchema }),
+]);
+
 /** What one node tells all others, once round the ring (a failure: both ways, since the ring may be open). */
-export const announcementSchema = z.strictObject({
-  origin: count,
-  body: z.discriminatedUnion("kind", [
-    z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
-    z.strictObject({ kind: z.literal("notSaved"), step: count, reason: z.string().max(2000) }),
-    z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
-    z.strictObject({ kind: z.literal("report"), report: reportSchema }),
-    z.strictObject({ kind: z.literal("failure"), failure: failureSchema }),
-  ]),
-});
+export const announcementSchema = z.strictObject({ origin: count, body: announcementBodySchema });
 export type Announcement = z.infer<typeof announcementSchema>;
 export type AnnouncementBody = Announcement["body"];
 

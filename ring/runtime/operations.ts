@@ -1,5 +1,6 @@
 /** @file Runs a stage machine's operations on the compute thread, and files what they took. */
 import type { Timeline, TimelineEntry } from "../../src/metrics/timeline.ts";
+import type { StateDigest } from "../../src/nn/held-state.ts";
 import type { WrittenFile } from "../../src/nn/safetensors.ts";
 import type { LayerTimesUs } from "../../src/runtime/compute-layer-times.ts";
 import type { PaceCounts } from "../../src/runtime/compute-pace.ts";
@@ -28,9 +29,11 @@ export interface OperationOutcome {
   readonly loss: number;
   readonly correct: number;
   readonly notFiniteLayer: number | null;
+  /** After an update, of the new version, where copies are kept. */
+  readonly states: readonly StateDigest[];
 }
 
-const nothing: OperationOutcome = { loss: Number.NaN, correct: 0, notFiniteLayer: null };
+const nothing: OperationOutcome = { loss: Number.NaN, correct: 0, notFiniteLayer: null, states: [] };
 
 type Of<Kind> = Extract<StageOperation, { readonly kind: Kind }>;
 
@@ -86,14 +89,14 @@ export class Operations {
     tensors.fillTraining(lap, slot, step, microBatch);
     const result = await clockwork.timed(() => compute.run<"forward">({ kind: "forward", lap, slot }));
     this.#note("F", operation, result.startMs, result.endMs);
-    return { ...result, notFiniteLayer: result.notFiniteLayer >= 0 ? result.notFiniteLayer : null };
+    return { ...nothing, ...result, notFiniteLayer: result.notFiniteLayer >= 0 ? result.notFiniteLayer : null };
   }
 
   async #evaluate({ lap, slot, index }: Of<"evaluate">): Promise<OperationOutcome> {
     const { clockwork, compute, tensors } = this.#init;
     tensors.fillEvaluation(lap, slot, index);
     const result = await clockwork.timed(() => compute.run<"evaluate">({ kind: "evaluate", lap, slot }));
-    return { ...result, notFiniteLayer: result.notFiniteLayer >= 0 ? result.notFiniteLayer : null };
+    return { ...nothing, ...result, notFiniteLayer: result.notFiniteLayer >= 0 ? result.notFiniteLayer : null };
   }
 
   async #fused(operation: SlotKey): Promise<OperationOutcome> {
@@ -125,7 +128,7 @@ export class Operations {
     clockwork.stepEnded();
     this.layerUs = result.layerUs;
     this.pace = result.pace;
-    return nothing;
+    return { ...nothing, states: result.states };
   }
 
   async #save(completedSteps: number): Promise<OperationOutcome> {

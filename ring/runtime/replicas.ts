@@ -26,6 +26,8 @@ export const REPLICA_PROTOCOL = "/ringtmp/replica/1";
 const INSTALL_LIMIT_MS = 10_000;
 const FETCH_LIMIT_MS = 60_000;
 const REDIAL_MS = 200;
+/** An owner may send so much ahead: with more, tensors on the same connection wait behind it. */
+const WINDOW_BYTES = 1024 * 1024;
 
 const REMEDY = "run the same build on every node";
 
@@ -143,6 +145,9 @@ export interface Copies {
   readonly frontier: (version: number) => void;
 }
 
+/** Copies of layers at a version, as far as they are here. */
+type CopiesAt = (version: number, layers: readonly number[]) => Promise<readonly LayerBlock[]>;
+
 /** Streams that owners dial, and those that want layers. */
 export class ReplicaInbox {
   #copies: Copies | undefined;
@@ -150,20 +155,24 @@ export class ReplicaInbox {
   readonly #owners = new Map<number, Link>();
   readonly #untold = new Map<number, Applied>();
 
-  /** @param serve copies of layers at a version, for nodes that lack them */
-  async listen(
-    transport: Transport,
-    job: () => string | undefined,
-    serve: (version: number, layers: readonly number[]) => Promise<readonly LayerBlock[]>,
-  ): Promise<void> {
+  #job: string | undefined;
+  #copiesAt: CopiesAt = () => Promise.resolve([]);
+
+  /** From now on nodes that lack layers are served. */
+  serve(job: string, copiesAt: CopiesAt): void {
+    this.#job = job;
+    this.#copiesAt = copiesAt;
+  }
+
+  async listen(transport: Transport): Promise<void> {
     await transport.handle(REPLICA_PROTOCOL, (stream) => {
       let accepted: ((link: Link) => void) | undefined;
       const decide = async (hello: Hello): Promise<Decision> => {
         const wish = checkMessage(replicaHelloSchema, hello);
-        if (wish.job !== job()) return { kind: "refuse", reason: `job ${wish.job} is not this ring's job` };
+        if (wish.job !== this.#job) return { kind: "refuse", reason: `job ${wish.job} is not this ring's job` };
         if (wish.kind === "fetch") {
           stream.queuedBytesMark = BULK_BYTES_MARK;
-          accepted = (link) => void answer(link, serve(wish.version, wish.layers));
+          accepted = (link) => void answer(link, this.#copiesAt(wish.version, wish.layers));
           return { kind: "accept", answer: {}, receiver: silent };
         }
         const copies = await this.#copiesOf(wish.view);
@@ -271,6 +280,7 @@ function receiverOf(copies: Copies, owner: number): Receiver {
   };
   return {
     destination: place,
+    windowBytes: WINDOW_BYTES,
     handle: ({ header }) => {
       guard(header);
       if (header.kind === FrameKind.frontier) return copies.frontier(header.step);

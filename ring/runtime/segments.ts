@@ -5,16 +5,19 @@
 import { parseMemoryLimit } from "../../src/config/emulation.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import type { EngineKind } from "../../src/engine/contract.ts";
-import type { SegmentInit } from "../../src/nn/layout.ts";
+import { type ReplicaInit, replicaSizeBytes, type SegmentInit } from "../../src/nn/layout.ts";
 import { parameterCount, parseModel } from "../../src/nn/spec.ts";
 import { parseOptimizer } from "../../src/optim/optimizers.ts";
 import { planOn } from "../../src/runtime/compute-thread.ts";
 import { UsageError } from "../../src/types/errors.ts";
 import { EVALUATION_PLACES } from "../core/evaluation.ts";
+import type { SegmentMap } from "../core/segment-map.ts";
 import { bestPartition, type LayerRange } from "../core/partition.ts";
 import type { ScheduleShape } from "../core/schedule.ts";
 import { leastSlots, mostSlots } from "../core/slots.ts";
+import type { FormedRing } from "../core/formation.ts";
 import type { SegmentsInit } from "../core/stage-messages.ts";
+import { votersOf, type RingView } from "../core/view.ts";
 
 const MIB = 1024 * 1024;
 /** Resident without any tensor: Node, libp2p, the program, and what awaits collection. Measured over 400 steps, rounded up. */
@@ -51,6 +54,41 @@ export function firstCut(
   return byMemory;
 }
 
+/** The view that a formed ring begins with. */
+export function firstView(settings: Settings, formed: FormedRing, firstStep: number): RingView {
+  const nodes = formed.members.map(({ node }) => node);
+  return {
+    view: 0,
+    members: formed.members,
+    departed: [],
+    voters: votersOf(nodes, [], []),
+    owners: nodes,
+    cut: firstCut(settings, formed),
+    replicas: effectiveReplicas(settings, nodes.length),
+    restoreStep: firstStep,
+    sources: [],
+    losses: [],
+    removed: [],
+  };
+}
+
+/** Layers for all members, where some are spares and there is enough for them; undefined where there is not. */
+export function fullMap(
+  settings: Settings,
+  { members, owners }: RingView,
+  layerCosts: readonly number[],
+): Pick<SegmentMap, "owners" | "cut"> | undefined {
+  const room = Math.floor(layerCosts.length / settings.laps);
+  const next = members.map(({ node }) => node).slice(0, room);
+  if (next.length <= owners.length) return undefined;
+  try {
+    return { owners: next, cut: firstCut(settings, { members: next, layerCosts }) };
+  } catch (error) {
+    if (error instanceof UsageError) return undefined;
+    throw error;
+  }
+}
+
 /** What the node that needs most cannot do without. */
 function leastBytes(settings: Settings, cut: readonly LayerRange[], nodes: number): number {
   const needs = Array.from({ length: nodes }, (_, node) => {
@@ -61,20 +99,30 @@ function leastBytes(settings: Settings, cut: readonly LayerRange[], nodes: numbe
   return Math.max(...needs);
 }
 
-/** Of each layer: parameters, gradient, optimizer state. */
+/** Of each layer, what its owner holds: parameters, optimizer state, gradient; for its replicas the version and the gradient before. */
+export function ownBytes(settings: Settings): readonly number[] {
+  return arraysOf(settings, (state) => (settings.replicas > 0 ? 2 * (state + 1) : state + 1));
+}
+
+/** The same with the copies that an equal neighbour's layers ask for: two versions and a gradient each. */
 export function layerBytes(settings: Settings): readonly number[] {
-  return bytesOfCopies(settings, 2);
+  const own = ownBytes(settings);
+  const copy = arraysOf(settings, (state) => 2 * state + 1);
+  return own.map((bytes, layer) => bytes + effectiveReplicas(settings, settings.nodes) * copy[layer]!);
 }
 
-/** The same as it travels: without the gradient, which is zero between steps. */
+/** A layer as it travels: parameters and optimizer state. */
 export function movedBytes(settings: Settings): readonly number[] {
-  return bytesOfCopies(settings, 1);
+  return arraysOf(settings, (state) => state);
 }
 
-function bytesOfCopies({ model, optimizer }: Settings, besideStates: number): readonly number[] {
-  const copies = besideStates + parseOptimizer(optimizer).stateNames.length;
-  return parseModel(model).layers.map((layer) => 4 * copies * parameterCount(layer));
+/** @param count of arrays of the layer's size, from how many its state has */
+function arraysOf({ model, optimizer }: Settings, count: (state: number) => number): readonly number[] {
+  const arrays = count(1 + parseOptimizer(optimizer).stateNames.length);
+  return parseModel(model).layers.map((layer) => 4 * arrays * parameterCount(layer));
 }
+
+const effectiveReplicas = ({ replicas }: Settings, nodes: number): number => Math.min(replicas, nodes - 1);
 
 /** What a memory limit leaves for tensors; null without one. */
 export function layersCapBytes({ memoryLimit }: Settings): number | null {
@@ -118,16 +166,26 @@ export function planNode(
 /** Of the node's segments together: without slots, and of one slot in each lap. */
 function sizesOf(settings: Settings, engine: EngineKind, cut: readonly LayerRange[], nodes: number, node: number) {
   const ranges = rangesOf(cut, nodes, node);
+  const replicas = effectiveReplicas(settings, nodes);
   const sizeWith = (slots: number): number =>
-    ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots)).sizeBytes, 0);
-  const fixedBytes = sizeWith(0);
+    ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots), replicas > 0).sizeBytes, 0);
+  const predecessors = Array.from({ length: replicas }, (_, index) => (node - 1 - index + nodes) % nodes);
+  const copies = predecessors.flatMap((predecessor) => rangesOf(cut, nodes, predecessor));
+  const copiesBytes = copies.reduce((sum, layers) => sum + replicaSizeBytes(replicaOf(settings, layers)), 0);
+  const ownBytes = sizeWith(0);
+  const fixedBytes = ownBytes + copiesBytes;
   const least = leastSlots(shapeOf(settings, nodes), node);
-  return { ranges, fixedBytes, slotBytes: sizeWith(1) - fixedBytes, least };
+  return { ranges, fixedBytes, slotBytes: sizeWith(1) - ownBytes, least };
 }
 
 function segmentOf(settings: Settings, layers: LayerRange, slots: number): SegmentInit {
   const { model, optimizer, lr: rate, seed, batch, microBatches } = settings;
   return { model, layers, rows: batch / microBatches, slots: slots + EVALUATION_PLACES, optimizer, rate, seed, batch };
+}
+
+/** A copy of another node's segment. */
+export function replicaOf({ model, optimizer, lr: rate, seed }: Settings, layers: LayerRange): ReplicaInit {
+  return { model, layers, optimizer, rate, seed };
 }
 
 function memoryError({ memoryLimit, schedule }: Settings, node: string, bytes: number): UsageError {

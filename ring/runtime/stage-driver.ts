@@ -5,14 +5,14 @@
 import type { Frame } from "../../src/wire/decoder.ts";
 import { FrameKind, type FrameHeader } from "../../src/wire/header.ts";
 import type { Receiver } from "../../src/net/link.ts";
-import { TimeAccount } from "../../src/metrics/accounting.ts";
 import type { Timeline } from "../../src/metrics/timeline.ts";
+import type { StateDigest } from "../../src/nn/held-state.ts";
 import type { WrittenFile } from "../../src/nn/safetensors.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { ThreadSampler } from "../../src/runtime/process-sample.ts";
 import type { Feeder } from "../../src/runtime/feeder.ts";
-import { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
+import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { unreachable } from "../../src/types/assert.ts";
 import { ProtocolError } from "../../src/types/errors.ts";
 import { stepIndex } from "../../src/types/ids.ts";
@@ -30,7 +30,12 @@ type Neighbour = "predecessor" | "successor";
 
 export interface StageEvents {
   readonly stepBegan: (step: number) => void;
-  readonly committed: (step: number, loss: number) => void;
+  readonly loss: (step: number, loss: number) => void;
+  readonly updating: (step: number) => void;
+  /** Digests of the new version, where copies are kept. */
+  readonly updated: (step: number, states: readonly StateDigest[]) => void;
+  /** Of the commit's token, from the owner before. */
+  readonly token: (version: number, count: number) => void;
   readonly evaluated: (completedSteps: number, correct: number, lossSum: number) => void;
   /** Where the shard of a segment after `completedSteps` steps is to be written, and that it was. */
   readonly shardFile: (completedSteps: number, layers: LayerRange) => string;
@@ -53,13 +58,19 @@ export interface StageDriverInit {
   readonly job: bigint;
   readonly view: number;
   readonly node: number;
+  /** It holds the model's begin, and so decides which step is the last. */
+  readonly isFirst: boolean;
   readonly machine: StageMachine;
   readonly compute: ComputeThread;
   readonly feeder: Feeder | undefined;
   readonly batch: number;
   readonly testCount: number;
   readonly sampler: ThreadSampler;
+  /** The node's, over all views. */
+  readonly clockwork: StageClockwork;
   readonly timeline: Timeline;
+  /** Undefined where frames may be handled; else when they may: this process stood still, and others may have gone on. */
+  readonly gate: () => Promise<void> | undefined;
   readonly events: StageEvents;
 }
 
@@ -78,8 +89,7 @@ export class StageDriver {
   constructor(init: StageDriverInit) {
     this.#init = init;
     this.finished = this.#finished.promise;
-    const account = new TimeAccount(init.sampler.sample());
-    this.clockwork = new StageClockwork(account, init.sampler, init.compute.layouts.length);
+    this.clockwork = init.clockwork;
     this.#outbox = new Outbox(init);
     this.#operations = this.#operate(init.compute);
   }
@@ -108,8 +118,13 @@ export class StageDriver {
   /** Node 0 ends after the step that it is in; others pass the wish upstream. */
   requestStop(): void {
     this.#isStopWanted = true;
-    if (this.#init.node === 0) this.#take({ kind: "stopRequested" });
+    if (this.#init.isFirst) this.#take({ kind: "stopRequested" });
     else this.#outbox.say("predecessor", { say: "stop" });
+  }
+
+  /** Every copy of every layer has this version. */
+  frontier(version: number): void {
+    this.#take({ kind: "frontier", version });
   }
 
   /** Layers will move before `step`; null at node 0, which names it. */
@@ -120,7 +135,7 @@ export class StageDriver {
   /** The layers have moved: from now on this is the node's compute thread. The old one may end. */
   adopt(compute: ComputeThread, segments: SegmentsInit): void {
     this.#operations = this.#operate(compute, this.#operations.tensors);
-    this.clockwork.segmentsChanged();
+    this.clockwork.segmentsChanged(compute.layouts.length);
     this.#take({ kind: "moved", segments });
   }
 
@@ -133,11 +148,11 @@ export class StageDriver {
     return {
       forward: {
         destination: (header) => this.#destination(header, "predecessor"),
-        handle: (frame) => this.#handle(frame, "predecessor"),
+        handle: (frame) => this.#handleBehindGate(frame, "predecessor"),
       },
       backward: {
         destination: (header) => this.#destination(header, "successor"),
-        handle: (frame) => this.#handle(frame, "successor"),
+        handle: (frame) => this.#handleBehindGate(frame, "successor"),
       },
     };
   }
@@ -161,15 +176,27 @@ export class StageDriver {
     );
   }
 
+  #handleBehindGate(frame: Frame, from: Neighbour): Promise<void> | void {
+    const gate = this.#init.gate();
+    if (gate === undefined) return this.#handle(frame, from);
+    return gate.then(() => this.#handle(frame, from));
+  }
+
   #handle({ header, payload }: Frame, from: Neighbour): void {
     this.#guard(header);
     // The link asks for no memory where there is no payload, so nothing has compared this frame with the plan.
-    if (payload.byteLength === 0) this.#destination(header, from);
+    if (payload.byteLength === 0 && header.kind !== FrameKind.frontier) this.#destination(header, from);
+    if (header.kind === FrameKind.frontier) return this.#hearToken(header, from);
     if (header.kind === FrameKind.token) return this.#init.events.announcement(payload, from);
     if (header.kind === FrameKind.parameters) return this.#init.events.layerPart(header, from);
     if (header.kind === FrameKind.control) return this.#word(payload, from);
     if (from === "predecessor") this.#handleForward(header);
     else this.#handleBackward(header);
+  }
+
+  #hearToken({ step: version, microBatch: count }: FrameHeader, from: Neighbour): void {
+    if (from !== "predecessor") throw unexpected("a commit's token", from);
+    if (!this.#isStopped) this.#init.events.token(version, count);
   }
 
   #handleForward(header: FrameHeader): void {
@@ -268,8 +295,8 @@ export class StageDriver {
         return this.#outbox.say("predecessor", { say: "evaluationCredit", lap: output.toLap });
       case "sendEnd":
         return this.#outbox.say("successor", { say: "end", lastStep: output.lastStep });
-      case "committed":
-        return events.committed(output.step, output.loss);
+      case "loss":
+        return events.loss(output.step, output.loss);
       case "evaluated":
         return events.evaluated(output.completedSteps, output.correct, output.lossSum);
       case "move":
@@ -289,7 +316,10 @@ export class StageDriver {
       events.stepBegan(operation.step);
     }
     try {
-      const { loss, correct, notFiniteLayer } = await this.#operations.run(operation);
+      if (operation.kind === "update") events.updating(operation.step);
+      const { loss, correct, notFiniteLayer, states } = await this.#operations.run(operation);
+      // The version is there whether or not the view still is.
+      if (operation.kind === "update") events.updated(operation.step, states);
       // The stage stands still from here on; the failure ends the run.
       if (notFiniteLayer !== null) {
         return events.failed({ kind: "notFinite", node, step: this.#step, layer: notFiniteLayer });

@@ -2,10 +2,11 @@
  * @file The bytes of a node's layers through views, as its keeper asks: copies of what it holds, layers that others send, the compute thread that
  * trains on them. What touches the memory of the compute thread is done one after the other; an answer that comes late is the keeper's to drop.
  */
+import type { Settings } from "../../src/config/settings.ts";
 import type { EngineKind } from "../../src/engine/contract.ts";
 import { blockDigest } from "../../src/nn/block-digest.ts";
 import type { LayerBlock } from "../../src/nn/blocks.ts";
-import type { HeldLayout, ReplicaInit, SegmentInit } from "../../src/nn/layout.ts";
+import type { HeldLayout, SegmentInit } from "../../src/nn/layout.ts";
 import { ComputeChannel } from "../../src/runtime/compute-channel.ts";
 import { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
@@ -14,6 +15,7 @@ import { InterruptedError } from "../../src/types/errors.ts";
 import type { KeeperInput, LoadedSegment } from "../core/keeper-messages.ts";
 import type { LayerRange } from "../core/partition.ts";
 import { replicasAt, type RingView } from "../core/view.ts";
+import { replicaOf } from "./segments.ts";
 
 /** A replica's update is done in slices between the node's own operations, so that it never waits for idle time. */
 const SLICE_ELEMENTS = 128 * 1024;
@@ -22,11 +24,8 @@ const SLICES_MAX = 16;
 const COPIES_LIMIT_MS = 5_000;
 
 export interface StoreInit {
-  readonly node: number;
-  readonly model: string;
-  readonly optimizer: string;
-  readonly rate: number;
-  readonly seed: number;
+  readonly node: () => number;
+  readonly settings: Settings;
   readonly engine: EngineKind;
   readonly pace: number | null;
   /** What this node computes in a view; none where it is a spare. */
@@ -61,7 +60,7 @@ export class Store {
   /** The copies that follow `owner`, and the places of their gradients. */
   replicasOf(owner: number): readonly HeldLayout[] {
     const view = defined(this.#view, "a view is installed");
-    const ranges = replicasAt(view, this.#init.node).filter((copy) => copy.owner === owner);
+    const ranges = replicasAt(view, this.#init.node()).filter((copy) => copy.owner === owner);
     return ranges.map(({ layers }) => this.compute.replicas[this.#indexOf(layers)]!);
   }
 
@@ -101,6 +100,11 @@ export class Store {
     });
   }
 
+  /** A holder has sent what it has: told behind what it sent. */
+  fetchEnded(view: number, from: number): void {
+    this.#then(() => this.#init.tell({ kind: "fetchEnded", view, from }));
+  }
+
   /** Copies for another node: those of `layers` that are here at the version, as soon as this node knows what it holds. */
   async copies(version: number, layers: readonly number[]): Promise<readonly LayerBlock[]> {
     if (this.#copiesVersion < version) {
@@ -124,10 +128,10 @@ export class Store {
   load(view: RingView, version: number, isOrigin: boolean): void {
     this.#view = view;
     this.#then(async () => {
-      const { engine, pace, files, node } = this.#init;
+      const { settings, engine, pace, files, node } = this.#init;
       await this.#compute?.interrupt();
       const segments = this.#init.segments(view);
-      const replicas = replicasAt(view, node).map(({ layers }) => this.#replicaInit(layers));
+      const replicas = replicasAt(view, node()).map(({ layers }) => replicaOf(settings, layers));
       const own = new Set(segments.flatMap(({ layers: [start, end] }) => range(start, end)));
       const layers = [...this.#copies].filter(([layer]) => own.has(layer)).map(([layer, bytes]) => ({ layer, bytes }));
       const isFromFiles = isOrigin && files.length > 0;
@@ -166,7 +170,7 @@ export class Store {
     const { compute } = this;
     try {
       const segments: LoadedSegment[] = [];
-      for (const { layers } of replicasAt(defined(this.#view, "a view"), this.#init.node).filter(
+      for (const { layers } of replicasAt(defined(this.#view, "a view"), this.#init.node()).filter(
         (copy) => copy.owner === owner,
       )) {
         const replica = this.#indexOf(layers);
@@ -201,13 +205,9 @@ export class Store {
   }
 
   #digest(block: LayerBlock): string {
-    const { model, optimizer, engine } = this.#init;
+    const { settings, engine } = this.#init;
+    const { model, optimizer } = settings;
     return blockDigest(block, model, optimizer, engine);
-  }
-
-  #replicaInit(layers: LayerRange): ReplicaInit {
-    const { model, optimizer, rate, seed } = this.#init;
-    return { model, layers, optimizer, rate, seed };
   }
 
   #indexOf([start, end]: LayerRange): number {

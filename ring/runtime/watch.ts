@@ -25,6 +25,8 @@ export interface WatchInit {
   readonly view: RingView;
   readonly node: number;
   readonly control: Control;
+  /** Of the machine's load, from the view before. */
+  readonly lagMs: number;
   /** Told after each change. */
   readonly suspicions: (suspicions: readonly Suspicion[]) => void;
   /** This process stood still: it must not act on what it believes of its view before others have confirmed it. */
@@ -37,18 +39,29 @@ export class Watch {
   readonly #suspicions = new Map<number, Suspicion>();
   /** Whom others asked about, and who asked, until an answer is due. */
   readonly #probed = new Map<number, Set<number>>();
+  readonly #heardMs = new Map<number, number>();
   #beatMs = 0;
   #isOver = false;
 
   constructor(init: WatchInit) {
-    const { view, node } = init;
+    const { view, node, lagMs } = init;
     this.#init = init;
     const members = view.members.map((member) => member.node);
-    this.#machine = new DetectorMachine({ node, members, watched: watchedBy(view, node), nowMs: nowMs() });
+    this.#machine = new DetectorMachine({ node, members, watched: watchedBy(view, node), lagMs, nowMs: nowMs() });
+  }
+
+  get lagMs(): number {
+    return this.#machine.lagMs;
+  }
+
+  /** When this member last gave a sign of life; undefined where it has not in this view. */
+  lastHeardMs(node: number): number | undefined {
+    return this.#heardMs.get(node);
   }
 
   /** Any frame of a member's present process. */
   heard(node: number): void {
+    this.#heardMs.set(node, nowMs());
     this.#answerProbes(node);
     this.#take({ kind: "heard", node, nowMs: nowMs() });
   }

@@ -1,6 +1,6 @@
 /** @file What a run will take, told before it starts: from measured layer costs and planned memory. */
 import { availableParallelism } from "node:os";
-import { BASE_BYTES, firstCut, planNode, rangesOf, type Job, type View } from "../../ring/index.ts";
+import { BASE_BYTES, planNode, rangesOf, type Job, type RingView } from "../../ring/index.ts";
 import { parsePace } from "../config/emulation.ts";
 import type { EngineKind } from "../engine/contract.ts";
 
@@ -19,14 +19,18 @@ export interface RunEstimate {
  * The heaviest stage bounds a pipeline with (m + p - 1) / m of its own work; nodes that share this machine's cores are
  * bounded by their sum over the cores, operations and messages included.
  */
-export function estimateRun(job: Job, view: View): RunEstimate {
+export function estimateRun(
+  job: Job,
+  view: RingView,
+  { layerCosts, engine }: { readonly layerCosts: readonly number[]; readonly engine: string },
+): RunEstimate {
   const { settings, firstStep } = job;
   const stages = view.members.length;
   const { microBatches } = settings;
-  const cut = firstCut(settings, view);
+  const { cut } = view;
   const paces = settings.pace === null ? null : parsePace(settings.pace, stages);
   const stageUs = view.members.map(({ node }) => {
-    const costs = rangesOf(cut, stages, node).flatMap(([start, end]) => view.layerCosts.slice(start, end));
+    const costs = rangesOf(cut, stages, node).flatMap(([start, end]) => layerCosts.slice(start, end));
     const sum = costs.reduce((total, cost) => total + cost, 0);
     // Under a pace costs are thousands of FLOP of a micro-batch.
     return paces === null ? sum : (sum * microBatches) / paces[node]!;
@@ -41,14 +45,14 @@ export function estimateRun(job: Job, view: View): RunEstimate {
   return {
     stepMs,
     runSeconds: (stepMs * (settings.steps - firstStep)) / 1000,
-    nodeBytesMax: BASE_BYTES + segmentBytesMax(job, view),
+    nodeBytesMax: BASE_BYTES + segmentBytesMax(job, view, engine),
   };
 }
 
 /** Of what is usually in use: slots beyond that are address space only. */
-function segmentBytesMax({ settings }: Job, view: View): number {
-  const engine = view.engine.split(":")[0] as EngineKind;
-  const cut = firstCut(settings, view);
+function segmentBytesMax({ settings }: Job, view: RingView, engineId: string): number {
+  const engine = engineId.split(":")[0] as EngineKind;
+  const { cut } = view;
   const nodes = view.members.length;
   return Math.max(...view.members.map(({ node }) => planNode(settings, engine, cut, nodes, node).usualBytes));
 }

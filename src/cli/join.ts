@@ -1,6 +1,7 @@
 /** @file `join`: one node in this process, in a ring that somebody else founded. */
 import { join as joinPath } from "node:path";
 import { parseSettings } from "../config/settings.ts";
+import { STATE_FOLDER } from "../metrics/run-folder.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode } from "../types/errors.ts";
 import { ToldFailure } from "./failure.ts";
@@ -30,6 +31,7 @@ export async function join(address: string, options: Options): Promise<number> {
     {
       role: { kind: "joiner", address, expected: expectedSettings(options), force: options["force"] === true },
       out,
+      state: typeof options["state"] === "string" ? options["state"] : joinPath(out, STATE_FOLDER, "joined"),
       listen: [typeof options["listen"] === "string" ? options["listen"] : "/ip4/0.0.0.0/tcp/0"],
       wish: null,
       invite: typeof options["invite"] === "string" ? options["invite"] : null,
@@ -53,9 +55,9 @@ export async function join(address: string, options: Options): Promise<number> {
 }
 
 /** Only what the user stated, in the job's own form. */
-function expectedSettings(options: Options): Record<string, string | number | null> {
+function expectedSettings(options: Options): Record<string, string | number | boolean | null> {
   const given = givenSettings(options);
-  const parsed = parseSettings(given) as Readonly<Record<string, string | number | null>>;
+  const parsed = parseSettings(given) as Readonly<Record<string, string | number | boolean | null>>;
   return Object.fromEntries(Object.keys(given).map((name) => [name, parsed[name] ?? null]));
 }
 

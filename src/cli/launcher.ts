@@ -4,6 +4,7 @@
  */
 import { fork, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
+import { STATE_FOLDER } from "../metrics/run-folder.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
 import { ToldFailure, type ToldError } from "./failure.ts";
 import type { ParentMessage } from "./node.ts";
@@ -13,6 +14,8 @@ import type { RunRequest, RunResult } from "./run-request.ts";
 
 /** What a node drops is dropped within a message's time: a small young generation saves 25 MiB and costs nothing measurable. */
 const YOUNG_GENERATION = "--max-semi-space-size=4";
+/** Of one node: what dies at once, again and again, is not started for ever. */
+const RESPAWNS_MAX = 10_000;
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;
 
@@ -24,6 +27,9 @@ interface Child {
   readonly process: ChildProcess;
   readonly wish: number;
   readonly exited: Promise<void>;
+  addresses: readonly string[];
+  /** It ended because the run did, or as it was asked to. */
+  isDone: boolean;
   end: { readonly code: number | null; readonly signal: string | null } | undefined;
 }
 
@@ -60,7 +66,7 @@ class Launcher {
   #startFounder(): void {
     const { settings, force, resume, out, invite } = this.#request;
     const role = { kind: "founder", settings, force, resume } as const;
-    this.#start({ role, out, invite, wish: 0, listen: [this.#listen] });
+    this.#start({ role, out, state: this.#state(0), invite, wish: 0, listen: [this.#listen] });
   }
 
   /** Only a ring that waits for others listens beyond this machine. */
@@ -70,14 +76,25 @@ class Launcher {
   }
 
   #startJoiners(addresses: readonly string[]): void {
-    const { settings, local, out, invite } = this.#request;
+    const { settings, local } = this.#request;
     const address = addresses.find((each) => each.startsWith("/ip4/127.")) ?? addresses[0];
     if (address === undefined) return;
     if (local < settings.nodes) this.#tellHowToJoin(addresses, settings.nodes - local);
     for (let wish = 1; wish < local; wish += 1) {
-      const role = { kind: "joiner", address, expected: {}, force: null } as const;
-      this.#start({ role, out, invite, wish, listen: [this.#listen.replace(/\/tcp\/\d+/, "/tcp/0")] });
+      this.#startJoiner(wish, address);
     }
+  }
+
+  /** Also one that comes back: its state folder says who it is. */
+  #startJoiner(wish: number, address: string): void {
+    const { out, invite } = this.#request;
+    const role = { kind: "joiner", address, expected: {}, force: null } as const;
+    const listen = [this.#listen.replace(/\/tcp\/\d+/, "/tcp/0")];
+    this.#start({ role, out, state: this.#state(wish), invite, wish, listen });
+  }
+
+  #state(wish: number): string {
+    return join(this.#request.out, STATE_FOLDER, String(wish));
   }
 
   #tellHowToJoin(addresses: readonly string[], missing: number): void {
@@ -93,7 +110,10 @@ class Launcher {
       stdio: ["ignore", "ignore", "ignore", "ipc"],
     });
     const exited = Promise.withResolvers<void>();
-    const entry: Child = { process: child, wish: init.wish ?? 0, exited: exited.promise, end: undefined };
+    const entry: Child = {
+      ...{ process: child, wish: init.wish ?? 0, exited: exited.promise },
+      ...{ addresses: [], isDone: false, end: undefined },
+    };
     this.#children.push(entry);
     child.on("message", (event: NodeEvent) => this.#hear(entry, event));
     child.on("error", () => {
@@ -103,23 +123,42 @@ class Launcher {
     child.on("exit", (code, signal) => {
       entry.end = { code, signal };
       if (code !== ExitCode.done) this.#childFailed();
+      // First the one that comes back, then the one that is gone: the list is waited for to its end.
+      this.#respawn(entry);
       exited.resolve();
     });
     const message: ParentMessage = { kind: "init", init, orphans: this.#request.settings.orphans };
     child.send(message);
   }
 
+  /** A node that died comes back as long as another one can take it in. */
+  #respawn(dead: Child): void {
+    if (!this.#request.settings.respawn || dead.isDone || this.#interrupts > 0 || !this.#isFormed) return;
+    if (this.#summary !== undefined || this.#failures.length > 0) return;
+    const starts = this.#children.filter(({ wish }) => wish === dead.wish).length;
+    const host = this.#children.find(
+      ({ end, addresses, wish }) => end === undefined && wish !== dead.wish && addresses.length > 0,
+    );
+    const address = host?.addresses.find((each) => each.startsWith("/ip4/127.")) ?? host?.addresses[0];
+    if (address === undefined || starts > RESPAWNS_MAX) return;
+    this.#progress.say(
+      `node ${dead.wish} is gone (${dead.end?.signal ?? `exit code ${dead.end?.code}`}): starting it again`,
+    );
+    this.#startJoiner(dead.wish, address);
+  }
+
   #hear(child: Child, event: NodeEvent): void {
     const { settings } = this.#request;
     switch (event.kind) {
       case "listening":
-        if (child.wish === 0) this.#startJoiners(event.addresses);
+        child.addresses = event.addresses;
+        if (child.wish === 0 && !this.#isFormed) this.#startJoiners(event.addresses);
         return;
       case "present":
         if (child.wish === 0) this.#progress.waiting(`${event.present} of ${event.size} nodes are here`);
         return;
       case "formed":
-        if (child.wish === 0) this.#formed(event);
+        if (child.wish === 0 && !this.#isFormed) this.#formed(event);
         return;
       case "committed":
         if (child.wish === 0) this.#progress.step(event.step, settings.steps, event.loss);

@@ -6,7 +6,15 @@ import { randomBytes } from "node:crypto";
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { firstCut, joinRing, rangesOf, type Job, type Ring, type RingRole, type RunOutcome } from "../../ring/index.ts";
+import {
+  joinRing,
+  ownedBy,
+  type Job,
+  type Ring,
+  type RingRole,
+  type RingView,
+  type RunOutcome,
+} from "../../ring/index.ts";
 import { fingerprintOf } from "../config/fingerprint.ts";
 import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
@@ -19,8 +27,9 @@ import { checkSameData, loadJobData } from "../runtime/job-data.ts";
 import { controlSocket, entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
+import { StateFolder } from "../runtime/state-folder.ts";
 import { defined } from "../types/assert.ts";
-import { InterruptedError } from "../types/errors.ts";
+import { DataError, InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { notDurableText } from "./progress.ts";
@@ -31,11 +40,13 @@ export interface NodeProcessInit {
     | {
         readonly kind: "joiner";
         readonly address: string;
-        readonly expected: Readonly<Record<string, string | number | null>>;
+        readonly expected: Readonly<Record<string, string | number | boolean | null>>;
         /** Null: the folder is there already, made by the founder on this machine. */
         readonly force: boolean | null;
       };
   readonly out: string;
+  /** Who this node is, over restarts. */
+  readonly state: string;
   readonly listen: readonly string[];
   readonly wish: number | null;
   readonly invite: string | null;
@@ -56,6 +67,8 @@ export type NodeEvent =
   /** A line that the user must see. */
   | { readonly kind: "warning"; readonly text: string }
   | { readonly kind: "done"; readonly summary: Record<string, unknown> }
+  /** In order, before the end of the run. */
+  | { readonly kind: "left" }
   | { readonly kind: "failed"; readonly error: ToldError };
 
 export class NodeProcess {
@@ -67,6 +80,8 @@ export class NodeProcess {
   #ring: Ring | undefined;
   #transport: Transport | undefined;
   #control: { close(): void } | undefined;
+  #state: StateFolder | undefined;
+  #isFormed = false;
 
   constructor(init: NodeProcessInit, emit: (event: NodeEvent) => void) {
     this.#init = init;
@@ -86,14 +101,15 @@ export class NodeProcess {
   async run(): Promise<ToldError | undefined> {
     try {
       const { summary } = await this.#live();
-      this.#log?.info("done");
-      this.#emit({ kind: "done", summary });
+      this.#log?.info(summary === null ? "left" : "done");
+      this.#emit(summary === null ? { kind: "left" } : { kind: "done", summary });
       return undefined;
     } catch (error) {
       return this.fail(error);
     } finally {
       this.#control?.close();
       await this.#transport?.close();
+      await this.#state?.close();
     }
   }
 
@@ -113,17 +129,19 @@ export class NodeProcess {
   async #live(): Promise<RunOutcome> {
     const { listen, wish, invite, out } = this.#init;
     const data = await this.#check();
-    this.#transport = await createLibp2pTransport({ listen });
+    const state = (this.#state = await StateFolder.open(this.#init.state));
+    this.#transport = await createLibp2pTransport({ listen, privateKeySeed: state.identity.seed });
     // Only now: a port in use must not cost the run that is to be replaced.
     const role = this.#openRole(data);
     if (role.kind === "founder") await this.#serve(role.job, 0, defined(this.#folder, "a founder has a folder"));
     this.#emit({ kind: "listening", addresses: this.#transport.addresses });
     const joining = joinRing({
-      ...{ role, wish, invite, transport: this.#transport },
+      ...{ role, wish, invite, transport: this.#transport, state },
       machine: machineOf(out),
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
       onCommitted: (step, loss) => this.#emit({ kind: "committed", step, loss }),
       onNotDurable: (step, reason) => this.#warn(notDurableText(step, reason)),
+      onView: (view, node) => this.#viewed(view, node),
     });
     const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
     return this.#train(ring, this.#folder ?? this.#joinedFolder());
@@ -148,7 +166,18 @@ export class NodeProcess {
       return { kind: "founder", data: dataSet, job: newJob(role.settings, dataSet, firstStep) };
     }
     if (role.force === null) this.#open(new RunFolder(out));
-    return { kind: "joiner", address: role.address, expected: role.expected };
+    const { address, expected } = role;
+    return { kind: "joiner", address, expected, data: (job) => this.#loadData(job) };
+  }
+
+  /** On a machine that joined: what the job's settings name must be the same data here. */
+  async #loadData({ settings, dataSha256 }: Job): Promise<DataSet> {
+    const data = await loadJobData(settings);
+    if (data.sha256 === dataSha256) return data;
+    throw new DataError(
+      `${data.name} on this machine is not the job's data`,
+      "copy the data folder of another node here",
+    );
   }
 
   /** The folder of a machine that joined: made when the ring has taken it, so that a refusal replaces nothing. */
@@ -163,27 +192,35 @@ export class NodeProcess {
     return folder;
   }
 
-  async #train(ring: Ring, folder: RunFolder): Promise<RunOutcome> {
-    const { job, view, node } = ring;
-    const isWriter = view.members.find((member) => member.machine === view.members[node]!.machine)?.node === node;
-    if (isWriter) {
-      folder.writeJson(RUN_FILES.config, job.settings);
-      folder.writeJson(RUN_FILES.environment, {
-        ...describeEnvironment(view.engine, job.settings),
-        dataSha256: job.dataSha256,
-      });
-      // Each node of this machine answers at a socket of its own, numbered as the nodes are.
-      folder.writeJson(RUN_FILES.job, {
-        job: job.job,
-        name: job.settings.name,
-        control: controlSocket(job.job, "NODE"),
-      });
-    }
-    this.#log?.info({ node, view: view.view, members: view.members.length, engine: view.engine }, "the ring is whole");
-    if (node !== 0) await this.#serve(job, node, folder);
-    const estimate = node === 0 ? estimateRun(job, view) : null;
-    this.#emit({ kind: "formed", node, job: job.job, steps: job.settings.steps, estimate });
+  #train(ring: Ring, folder: RunFolder): Promise<RunOutcome> {
+    this.#log?.info({ node: ring.node, view: ring.view.view, engine: ring.engine }, "the ring is known");
     return ring.train(folder);
+  }
+
+  /** Each view: where this node is a member for the first time, it is told and can be asked from now on. */
+  #viewed(view: RingView, node: number): void {
+    const { job, engine } = defined(this.#ring, "a ring has views");
+    this.#log?.info({ view: view.view, node, members: view.members.map((member) => member.node) }, "view");
+    const me = view.members.find((member) => member.node === node);
+    if (me === undefined || this.#isFormed) return;
+    this.#isFormed = true;
+    const folder = defined(this.#folder, "a folder");
+    const lowest = view.members.find(({ machine }) => machine === me.machine);
+    if (lowest === me) this.#writeJob(job, engine, folder);
+    if (view.view > 0 || node !== 0) {
+      this.#serve(job, node, folder).catch((error: unknown) => this.#warn(`no control socket: ${String(error)}`));
+    }
+    const estimate = view.view === 0 && node === 0 ? estimateRun(job, view, this.#ring!) : null;
+    this.#emit({ kind: "formed", node, job: job.job, steps: job.settings.steps, estimate });
+  }
+
+  #writeJob(job: Job, engine: string, folder: RunFolder): void {
+    folder.writeJson(RUN_FILES.config, job.settings);
+    const environment = { ...describeEnvironment(engine, job.settings), dataSha256: job.dataSha256 };
+    folder.writeJson(RUN_FILES.environment, environment);
+    // Each node of this machine answers at a socket of its own, numbered as the nodes are.
+    const control = controlSocket(job.job, "NODE");
+    folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control });
   }
 
   /** Answers `status` and `stop` from now on; the founder, which is node 0, also while the ring forms. */
@@ -208,21 +245,32 @@ export class NodeProcess {
 
   #status(ring: Ring): unknown {
     const { job, view, node } = ring;
-    const { losses, cut, ...stage } = ring.describe() ?? notYet(job.firstStep, firstCut(job.settings, view));
+    const described = ring.describe();
+    const { losses = [], cut = view.cut, phase = "joining", recovery = null } = described ?? {};
     const members = view.members.map((member) => ({
       ...{ node: member.node, peerId: member.peerId, addresses: member.addresses },
-      layers: rangesOf(cut, view.members.length, member.node),
+      layers: ownedBy({ ...view, cut }, member.node),
     }));
-    const state = stage.phase === "joining" || stage.phase === "created" ? "joining" : "training";
+    const departed = view.departed.map((member) => ({
+      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses, layers: [], state: "dead" },
+    }));
+    const state = stateOf(phase, recovery);
     const loss = losses.at(-1) ?? null;
     const { steps } = job.settings;
     const run = { job: job.job, system: "ring", view: view.view, steps, node, pid: process.pid, state, loss };
-    return { ...run, ...stage, members };
+    const { losses: _, view: __, node: ___, ...stage } = described ?? { ...notYet(job.firstStep), losses, view, node };
+    return { ...stage, ...run, members: [...members, ...departed] };
   }
 }
 
-function notYet(step: number, cut: ReturnType<typeof firstCut>) {
-  return { step, phase: "joining", idlePercent: 0, losses: [], cut };
+function stateOf(phase: string, recovery: { readonly phase: string; readonly isSealed: boolean } | null): string {
+  if (recovery?.phase === "outside") return "joining";
+  if (recovery !== null && (recovery.isSealed || recovery.phase !== "running")) return "recovering";
+  return phase === "joining" || phase === "created" ? "joining" : "training";
+}
+
+function notYet(step: number) {
+  return { step, phase: "joining", idlePercent: 0 };
 }
 
 /** A fresh folder, or the one to go on in with what it holds. */

@@ -5,7 +5,7 @@ import { Option, type Command } from "commander";
 import { flagName, LATER_SETTINGS, SETTING_NAMES, settingsSchema, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../types/errors.ts";
 
-const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, text: string]>> = {
+const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | null, text: string]>> = {
   system: ["name", "ring, or serial (one process, the reference)"],
   nodes: ["count", "nodes of the ring"],
   model: ["spec", "mlp:784-256-10, with ,activation=relu|gelu|tanh"],
@@ -21,7 +21,10 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, tex
   threads: ["count", "compute threads of a node (1 in this version)"],
   schedule: ["name", "zero-bubble, zb-h1, interleaved, 1f1b, gpipe, naive"],
   laps: ["count", "rounds of a micro-batch through the ring: node i holds segments i, n+i, …"],
-  replicas: ["count", "copies of each segment on other nodes (0 in this version)"],
+  replicas: [
+    "count",
+    "copies of each segment on the next nodes; so many neighbours may die at once (default: 1, alone 0)",
+  ],
   balance: ["mode", "auto (layers move to where the time is), even (for equal nodes), off (the first cut stays)"],
   wire: ["type", "f32 in this version"],
   checkpointEvery: ["steps", "steps between checkpoints; 0: only at the end"],
@@ -31,6 +34,7 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, tex
   pace: ["speeds", "emulated speed of a node's arithmetic: 2GFLOP/s, or one a node: 2,2,1,2GFLOP/s"],
   link: ["shape", "emulated links, each direction of each edge: 100mbit,5ms (one way), or one of the two"],
   memoryLimit: ["size", "a node that takes more memory ends: 256MiB"],
+  respawn: [null, "start a local node again that died"],
   orphans: ["what", "finish or end: what nodes do when their launcher dies"],
   name: ["name", "a name to find the job by"],
 };
@@ -39,9 +43,11 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string, tex
 export function addTrainingFlags(command: Command, names: readonly SettingName[] = SETTING_NAMES): Command {
   for (const name of names) {
     const [argument, text] = DESCRIPTIONS[name];
-    const flags = name === "nodes" ? `-n, --nodes <${argument}>` : `${flagName(name)} <${argument}>`;
+    const value = argument === null ? "" : ` <${argument}>`;
+    const flags = name === "nodes" ? `-n, --nodes${value}` : `${flagName(name)}${value}`;
     const byDefault = settingsSchema.shape[name].parse(undefined);
-    command.addOption(new Option(flags, byDefault === null ? text : `${text} (default: ${byDefault})`));
+    const isTold = byDefault === null || argument === null || text.includes("(default:");
+    command.addOption(new Option(flags, isTold ? text : `${text} (default: ${byDefault})`));
   }
   return command;
 }

@@ -26,13 +26,14 @@ export const settingsSchema = z.strictObject({
   threads: only(1).default(1),
   schedule: oneOf(["zero-bubble", "zb-h1", "interleaved", "1f1b", "gpipe", "naive"]).default("zero-bubble"),
   laps: wholeNumber(1, 64).default(1),
-  replicas: only(0).default(0),
+  replicas: wholeNumber(0, 1023).default(1),
   balance: oneOf(["auto", "even", "off"]).default("auto"),
   wire: oneOfThisVersion(["f32"], ["f16", "bf16", "int8"]).default("f32"),
   checkpointEvery: wholeNumber(0, COUNT_MAX).default(0),
   validateEvery: wholeNumber(0, COUNT_MAX).default(0),
   stopAtLoss: realNumber(0, 1e6).nullable().default(null),
   timeline: text.default("last:20"),
+  respawn: z.boolean().default(false),
   orphans: oneOf(["finish", "end"]).default("finish"),
   pace: text.nullable().default(null),
   link: text.nullable().default(null),
@@ -48,7 +49,7 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
-  ...["watch", "dashboard", "respawn", "replicate-every"],
+  ...["watch", "dashboard", "replicate-every"],
   ...["servers", "consistency", "tau", "filter", "compress", "server-replicas", "localize", "co-locate"],
 ];
 
@@ -107,8 +108,21 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
     );
   }
   if (system === "serial") settings.nodes = 1;
+  checkReplicas(settings, given);
   parseTimeline(settings.timeline);
   checkEmulation(settings);
+}
+
+/** One replica where there is a second node to hold it, unless stated. */
+function checkReplicas(settings: Settings, given: Readonly<Record<string, unknown>>): void {
+  const { nodes, replicas } = settings;
+  if (given["replicas"] === undefined) settings.replicas = Math.min(1, nodes - 1);
+  else if (replicas >= nodes) {
+    throw new UsageError(
+      `--replicas ${replicas} of ${nodes} ${nodes === 1 ? "node" : "nodes"}: each copy needs another node than the owner's`,
+      `use --replicas ${nodes - 1} or fewer, or more nodes`,
+    );
+  }
 }
 
 function checkEmulation({ system, nodes, pace, link, memoryLimit }: Settings): void {

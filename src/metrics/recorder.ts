@@ -1,43 +1,77 @@
 /**
- * @file Follows one run: the losses of all committed steps in memory, and, where this process is the machine's writer, the lines of
- * `metrics.jsonl` and `events.jsonl` as they happen.
+ * @file Follows one run: the lines of all committed steps in memory, and, while this process is its machine's writer, in `metrics.jsonl`;
+ * events too. Who takes the role over cuts a torn last line, and goes on behind the last step in the file.
  */
 import { assert } from "../types/assert.ts";
-import { RUN_FILES, type RunFolder } from "./run-folder.ts";
+import { RUN_FILES, type MetricsLine, type RunFolder } from "./run-folder.ts";
 
 export interface RecorderInit {
   readonly folder: RunFolder;
-  /** One process a machine writes. */
-  readonly isWriter: boolean;
   readonly batch: number;
-  readonly view: number;
-  /** Losses of the steps before the first, of a resumed run. */
-  readonly earlierLosses: readonly number[];
+  /** Of the steps before the first, of a resumed run. */
+  readonly earlier: readonly MetricsLine[];
   /** When the run began; of a resumed run, as if it had never paused: elapsed times go on. */
   readonly startedMs: number;
 }
 
 export class Recorder {
-  readonly losses: number[];
   readonly #init: RecorderInit;
+  readonly #lines: MetricsLine[];
+  /** Lines in the file; undefined while another process writes it. */
+  #written: number | undefined;
 
   constructor(init: RecorderInit) {
     this.#init = init;
-    this.losses = [...init.earlierLosses];
+    this.#lines = [...init.earlier];
   }
 
-  /** Steps come once each, in order. */
-  committed(step: number, loss: number, nowMs: number): void {
-    const { batch, view, startedMs, folder, isWriter } = this.#init;
-    assert(step === this.losses.length, `step ${this.losses.length} is next, not ${step}`);
-    this.losses.push(loss);
-    if (!isWriter) return;
+  get losses(): readonly number[] {
+    return this.#lines.map(({ loss }) => loss);
+  }
+
+  get steps(): number {
+    return this.#lines.length;
+  }
+
+  get isWriter(): boolean {
+    return this.#written !== undefined;
+  }
+
+  /** From now on this process writes, or another one does. */
+  write(isWriter: boolean): void {
+    if (isWriter === this.isWriter) return;
+    this.#written = isWriter ? this.#init.folder.cutTornLine(RUN_FILES.metrics) : undefined;
+    this.#append();
+  }
+
+  /** Steps come once each, in order. `view`: in which it was committed. */
+  committed(step: number, loss: number, nowMs: number, view = 0): void {
+    const { batch, startedMs } = this.#init;
+    assert(step === this.steps, `step ${this.steps} is next, not ${step}`);
     const elapsedMs = Math.round((nowMs - startedMs) * 1000) / 1000;
-    folder.appendLines(RUN_FILES.metrics, [{ step, loss, samples: (step + 1) * batch, elapsedMs, view }]);
+    this.#lines.push({ step, loss, samples: (step + 1) * batch, elapsedMs, view });
+    this.#append();
+  }
+
+  /** What the file lacks. A writer before this one may have been further than this process knew. */
+  #append(): void {
+    if (this.#written === undefined || this.#written >= this.steps) return;
+    this.#init.folder.appendLines(RUN_FILES.metrics, this.#lines.slice(this.#written));
+    this.#written = this.steps;
+  }
+
+  /** At the end: every step stands in the file once, in order, whoever wrote it. */
+  finish(): void {
+    if (!this.isWriter) return;
+    const lines = this.#init.folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
+    const isRight =
+      lines.length === this.steps &&
+      lines.every(({ step, loss }, index) => step === index && loss === this.#lines[index]!.loss);
+    if (!isRight) this.#init.folder.writeLines(RUN_FILES.metrics, this.#lines);
   }
 
   event(kind: string, timeMs: number, fields: Readonly<Record<string, unknown>> = {}): void {
-    if (!this.#init.isWriter) return;
+    if (!this.isWriter) return;
     this.#init.folder.appendLines(RUN_FILES.events, [{ kind, timeMs, ...fields }]);
   }
 }

@@ -12,6 +12,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -28,6 +29,8 @@ export const RUN_FILES = {
 } as const;
 
 const RUN_FOLDERS = ["timeline", "checkpoints", "logs"];
+/** Identities and votes of the nodes on this machine. */
+export const STATE_FOLDER = "state";
 /** What was drawn from a run goes with it. */
 const FIGURES_FOLDER = "figures";
 
@@ -85,7 +88,8 @@ export class RunFolder {
     } catch (cause) {
       throw new UsageError(`--out ${this.path} is not a folder`, "name another folder", { cause });
     }
-    if (names.length === 0) return;
+    // Who the nodes are outlives their runs.
+    if (names.every((name) => name === STATE_FOLDER)) return;
     if (!names.includes(RUN_FILES.config)) {
       throw new UsageError(
         `--out ${this.path} holds something that is not a run`,
@@ -148,10 +152,25 @@ export class RunFolder {
     if (lines.length !== step || lines.some((line, index) => line.step !== index)) {
       throw new DataError(`${file} does not hold steps 0 to ${step - 1}`, "resume from a folder whose files are whole");
     }
-    // Beside and renamed: a crash in between must not lose the curve.
-    writeFileSync(`${file}.tmp`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
-    renameSync(`${file}.tmp`, file);
+    this.writeLines(RUN_FILES.metrics, lines);
     return lines;
+  }
+
+  /** Replaces a file of lines: beside and renamed, since a crash in between must not lose it. */
+  writeLines(name: string, values: readonly unknown[]): void {
+    const file = this.file(name);
+    writeFileSync(`${file}.tmp`, values.map((value) => `${JSON.stringify(value)}\n`).join(""));
+    renameSync(`${file}.tmp`, file);
+  }
+
+  /** A writer that was killed may have left half a line. Returns how many whole ones there are. */
+  cutTornLine(name: string): number {
+    const file = this.file(name);
+    if (!existsSync(file)) return 0;
+    const bytes = readFileSync(file);
+    const wholeBytes = bytes.lastIndexOf(10) + 1;
+    if (wholeBytes < bytes.length) truncateSync(file, wholeBytes);
+    return bytes.subarray(0, wholeBytes).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
   }
 }
 

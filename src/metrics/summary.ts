@@ -51,6 +51,28 @@ export interface RunFacts {
   readonly testAccuracy: number | null;
   readonly idleTheory: number;
   readonly idleFormula: number | null;
+  /** What the ring went through; none of it where the system does not recover. */
+  readonly recovery?: RecoveryFacts;
+}
+
+export interface RecoveryFacts {
+  readonly views: number;
+  readonly recoveries: readonly RecoveryRecord[];
+  /** Who took part once and is gone. */
+  readonly departed: readonly { readonly node: number; readonly peerId: string }[];
+}
+
+/** A view that went on without a node. Times from the last sign of life. */
+export interface RecoveryRecord {
+  readonly cause: "closed" | "silent" | "left";
+  readonly node: number;
+  /** With which the new view began. */
+  readonly step: number;
+  readonly view: number;
+  readonly detectedMs: number;
+  /** To the first newly committed step; null where none came. */
+  readonly resumedMs: number | null;
+  readonly recomputedSteps: number;
 }
 
 /** SHA-256 over the losses as little-endian float64, in step order. */
@@ -113,11 +135,13 @@ export function buildSummary(facts: RunFacts, reports: readonly NodeReport[]): R
     peakRssBytesMax: Math.max(...reports.map((report) => report.peakRssBytes)),
     simulated: false,
     emulated: emulated(settings, reports),
-    views: 1,
+    views: facts.recovery?.views ?? 1,
     lostCommittedSteps: 0,
-    recomputedSteps: 0,
-    recoveries: [],
-    perNode: reports.map(perNode),
+    recomputedSteps: recomputed(facts.recovery?.recoveries ?? []),
+    recoveries: facts.recovery?.recoveries ?? [],
+    perNode: [...reports.map(perNode), ...(facts.recovery?.departed ?? []).map(perDeparted)].toSorted(
+      (a, b) => a.node - b.node,
+    ),
   };
 }
 
@@ -139,7 +163,24 @@ function emulated({ pace, link, memoryLimit }: Settings, reports: readonly NodeR
   };
 }
 
-function perNode(report: NodeReport): Record<string, unknown> {
+/** Two nodes that go at once make one view, and its steps are recomputed once. */
+function recomputed(recoveries: readonly RecoveryRecord[]): number {
+  const byView = new Map(recoveries.map(({ view, recomputedSteps }) => [view, recomputedSteps]));
+  return [...byView.values()].reduce((sum, steps) => sum + steps, 0);
+}
+
+/** What is known of a node that did not report. */
+function perDeparted({ node, peerId }: RecoveryFacts["departed"][number]): PerNode {
+  const times = { ...noTime, wallMs: 0, communicationCpuMs: 0, idlePercent: 0, idlePercentSteady: 0 };
+  const traffic = { bytesSent: 0, bytesReceived: 0, messagesSent: 0, neighbours: 0, peakRssBytes: 0 };
+  return { node, peerId, role: "gone", layers: [], parameters: 0, ...times, ...traffic };
+}
+
+interface PerNode extends Record<string, unknown> {
+  readonly node: number;
+}
+
+function perNode(report: NodeReport): PerNode {
   return {
     node: report.node,
     peerId: report.peerId,

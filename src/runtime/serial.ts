@@ -51,15 +51,9 @@ export class SerialRun {
     this.#engines = chooseEngines(settings.engine);
     const earlier = (folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).slice(0, firstStep);
     const { batch, timeline, seed, microBatches } = settings;
-    const earlierLosses = earlier.map((line) => line.loss);
-    this.#recorder = new Recorder({
-      folder,
-      isWriter: true,
-      batch,
-      view: 0,
-      earlierLosses,
-      startedMs: nowMs() - (earlier.at(-1)?.elapsedMs ?? 0),
-    });
+    const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
+    this.#recorder = new Recorder({ folder, batch, earlier, startedMs });
+    this.#recorder.write(true);
     this.#timeline = new Timeline(folder, 0, parseTimeline(timeline));
     this.#feeder = new Feeder(data, { seed, batch, microBatches });
     const sampler = new ThreadSampler();

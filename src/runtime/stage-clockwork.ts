@@ -48,9 +48,9 @@ export class StageClockwork {
     this.#durations = Array.from({ length: laps }, noDurations);
   }
 
-  /** Other layers are here: what was measured before is of others. */
-  segmentsChanged(): void {
-    this.#durations = this.#durations.map(noDurations);
+  /** Other layers are here, on so many laps: what was measured before is of others. */
+  segmentsChanged(laps: number): void {
+    this.#durations = Array.from({ length: laps }, noDurations);
   }
 
   /** Runs one operation of the worker, and books what it took. */

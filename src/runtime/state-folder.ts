@@ -12,6 +12,7 @@ import { lockFolder } from "./process-lock.ts";
 import { readRecord, sealRecord } from "./sealed-record.ts";
 
 const IDENTITY = "identity.key";
+const BOOTS = "boots";
 /** Damaged state is never replaced silently: what was promised in it would be forgotten. */
 export const STATE_REMEDY = "restore it from a copy, or move its folder away: the node then joins as a new member";
 
@@ -32,11 +33,14 @@ export interface Identity {
 export class StateFolder {
   readonly path: string;
   readonly identity: Identity;
+  /** Starts on this folder, this one included. */
+  readonly boot: number;
   readonly #release: () => Promise<void>;
 
-  private constructor(path: string, identity: Identity, release: () => Promise<void>) {
+  private constructor(path: string, identity: Identity, boot: number, release: () => Promise<void>) {
     this.path = path;
     this.identity = identity;
+    this.boot = boot;
     this.#release = release;
   }
 
@@ -54,7 +58,8 @@ export class StateFolder {
     const release = await lockFolder(folder);
     try {
       await removeLeftovers(folder);
-      return new StateFolder(folder, (await readIdentity(folder)) ?? (await createIdentity(folder)), release);
+      const identity = (await readIdentity(folder)) ?? (await createIdentity(folder));
+      return new StateFolder(folder, identity, await countBoot(folder), release);
     } catch (error) {
       await release();
       throw error;
@@ -81,6 +86,20 @@ async function readIdentity(folder: string): Promise<Identity | undefined> {
     throw new DataError(`${file}: its ${field} is not of this version`, STATE_REMEDY);
   }
   return { seed: Buffer.from(parsed.data.seed, "hex"), incarnation: parsed.data.incarnation };
+}
+
+/** Others tell a process from the one before it by this: it must be on the disk before it is told. */
+async function countBoot(folder: string): Promise<number> {
+  const file = join(folder, BOOTS);
+  const fields = await readRecord(file, ["boots"], STATE_REMEDY);
+  const boots = z
+    .int()
+    .min(0)
+    .safeParse(fields?.boots ?? 0);
+  if (!boots.success) throw new DataError(`${file}: its boots are not of this version`, STATE_REMEDY);
+  const boot = boots.data + 1;
+  await writeDurably(file, sealRecord({ boots: boot }), { mode: 0o600 });
+  return boot;
 }
 
 async function createIdentity(folder: string): Promise<Identity> {

@@ -1,0 +1,466 @@
+/**
+ * @file What lets a ring go on without a node: watch, council, keeper, store and streams of copies of one member, joined. Views come and go here;
+ * training begins and ends with them. All decisions are the machines'.
+ */
+import type { Settings } from "../../src/config/settings.ts";
+import type { EngineKind } from "../../src/engine/contract.ts";
+import type { SegmentInit } from "../../src/nn/layout.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
+import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
+import type { StateDigest } from "../../src/nn/held-state.ts";
+import { unreachable } from "../../src/types/assert.ts";
+import { LAG_MS_START, OVERSLEPT_MS } from "../core/detector.ts";
+import type { Candidate } from "../core/formation.ts";
+import { Keeper } from "../core/keeper.ts";
+import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
+import { Membership } from "../core/membership.ts";
+import type { MembershipInput } from "../core/membership-messages.ts";
+import { Quarantine } from "../core/quarantine.ts";
+import { isMember, majorityOf, memberOf, ownedBy, peersOf, replicaHolders, type RingView } from "../core/view.ts";
+import type { ControlInbox } from "./control-inbox.ts";
+import type { ControlMessage } from "./control-messages.ts";
+import { Control } from "./control.ts";
+import { Council } from "./council.ts";
+import type { NodeState } from "./node-state.ts";
+import { fetchLayers, Follower, type ReplicaInbox } from "./replicas.ts";
+import { movedBytes } from "./segments.ts";
+import { loadedFrom, Store } from "./store.ts";
+import { Watch, type Suspicion } from "./watch.ts";
+
+const TICK_MS = 50;
+/** Without a commit for so long, or eight usual steps, the view is changed; doubled with each view that commits nothing. */
+const STALL_MS = 5_000;
+const STALL_STEPS = 8;
+/** An edge that breaks between two that live: the view change that a death would bring has come by then. */
+const BROKEN_EDGE_MS = 300;
+const GOODBYE_MS = 1_000;
+
+export interface RecoveryEvents {
+  /** A view was decided, with this node or without it. */
+  readonly viewed: (view: RingView, lastHeardMs: (node: number) => number, begun: number | undefined) => void;
+  /** All members are ready. Without a thread to compute on, this node is a spare. */
+  readonly begin: (view: RingView, compute: ComputeThread) => void;
+  /** The view's session is over, if there was one; returns the step that it was in. */
+  readonly end: () => number | undefined;
+  readonly frontier: (version: number) => void;
+  readonly sendToken: (version: number, count: number) => void;
+  readonly committed: (step: number, loss: number) => void;
+  /** Nobody who lives has a copy of these layers. */
+  readonly lost: (layers: readonly number[]) => void;
+  /** What is not the views' business. `node` is negative for a stranger. */
+  readonly hear: (message: ControlMessage, node: number) => void;
+  readonly note: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
+  readonly failed: (error: unknown) => void;
+  /** Losses of the steps before the view's first must be known before it can be installed; resolves with how many are. */
+  readonly catchUp: (view: RingView) => Promise<number>;
+  /** Whether this node waits for commits now, and how long a step usually takes. */
+  readonly pace: () => { readonly isTraining: boolean; readonly stepMs: number };
+}
+
+export interface RecoveryInit {
+  readonly job: string;
+  readonly settings: Settings;
+  readonly self: Candidate;
+  readonly node: number;
+  readonly view: RingView;
+  /** False for a process that joins, or comes back without its memory. */
+  readonly isMember: boolean;
+  readonly state: NodeState;
+  readonly engine: EngineKind;
+  readonly pace: number | null;
+  readonly files: readonly string[];
+  readonly segments: (view: RingView) => readonly SegmentInit[];
+  readonly invite: string | null;
+  readonly transport: Transport;
+  readonly control: ControlInbox;
+  readonly replicas: ReplicaInbox;
+  readonly events: RecoveryEvents;
+}
+
+export class Recovery {
+  readonly #init: RecoveryInit;
+  readonly #control: Control;
+  readonly #council: Council;
+  readonly #keeper: Keeper;
+  readonly #store: Store;
+  #watch: Watch | undefined;
+  #suspicions: readonly Suspicion[] = [];
+  #followers: readonly { readonly follower: Follower; readonly isSpare: boolean }[] = [];
+  readonly #timer: NodeJS.Timeout;
+  /** The step that the last session was in. */
+  #begun: number | undefined;
+  #tickMs = nowMs();
+  readonly #quarantine = new Quarantine();
+  #lagMs = LAG_MS_START;
+  #committedMs = nowMs();
+  #stallFactor = 1;
+  /** Who has confirmed the view since this process stood still; undefined where it need not. */
+  #confirmed: Set<number> | undefined;
+  #fence: PromiseWithResolvers<void> | undefined;
+
+  constructor(init: RecoveryInit) {
+    const { job, settings, self, node, view, transport, events } = init;
+    this.#init = init;
+    this.#keeper = new Keeper(node, init.state.reported);
+    this.#store = new Store({
+      ...{ node: () => this.#council.membership.node, settings, engine: init.engine, pace: init.pace },
+      ...{ files: init.files, segments: init.segments, failed: events.failed },
+      tell: (input) => this.#keep(input),
+    });
+    const membership = new Membership({
+      ...{
+        self,
+        node,
+        view,
+        vote: init.state.voteFor(view.view),
+        isMember: init.isMember,
+        replicas: settings.replicas,
+      },
+      holdings: (of) => this.#keeper.evidence(of),
+    });
+    this.#control = new Control({
+      ...{ job, self, transport, inbox: init.control, invite: init.invite },
+      addressesOf: (peerId) => peersOf(this.#view).find((peer) => peer.peerId === peerId)?.addresses,
+      receive: (peerId, boot, message) => this.#receive(peerId, boot, message),
+      closed: (peerId, boot, isOrderly) => this.#closed(peerId, boot, isOrderly),
+    });
+    this.#council = new Council({
+      ...{ peerId: self.peerId, membership, state: init.state, control: this.#control },
+      events: {
+        seal: () => this.#seal(),
+        install: (next) => this.#install(next),
+        outside: (next) => this.#install(next),
+        start: (next) => this.#start(next),
+        lost: events.lost,
+        notDurable: (reason) => events.note("voteNotDurable", { reason }),
+      },
+    });
+    init.replicas.serve(job, (version, layers) => this.#store.copies(version, layers));
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    if (init.isMember) this.#install(view);
+  }
+
+  get #view(): RingView {
+    return this.#council.membership.view;
+  }
+
+  get view(): RingView {
+    return this.#view;
+  }
+
+  get node(): number {
+    return this.#council.membership.node;
+  }
+
+  /** Members but this node that are not known to be dead. */
+  get others(): readonly number[] {
+    const dead = this.#suspicions.map(({ node }) => node);
+    return this.#view.members.map(({ node }) => node).filter((node) => node !== this.node && !dead.includes(node));
+  }
+
+  get compute(): ComputeThread {
+    return this.#store.compute;
+  }
+
+  describe() {
+    const { view } = this;
+    const keeper = this.#keeper.describe();
+    const isCommitting = keeper.frontier >= view.restoreStep;
+    return {
+      ...this.#council.membership.describe(),
+      keeper,
+      /** Ready, and no copy is missing. */
+      isWhole: isCommitting && this.#council.membership.describe().phase === "running",
+      isFenced: this.#fence !== undefined,
+      suspected: this.#suspicions.map(({ node }) => node),
+    };
+  }
+
+  /** To one peer, or to all other members. */
+  send(message: ControlMessage, to?: number): void {
+    const members = to === undefined ? this.#view.members : peersOf(this.#view).filter(({ node }) => node === to);
+    for (const { peerId } of members) if (peerId !== this.#init.self.peerId) this.#control.send(peerId, message);
+  }
+
+  /** A machine's input that is not a message. */
+  wish(input: Extract<MembershipInput, { kind: "leave" | "recut" | "stalled" }>): void {
+    this.#council.handle(input);
+  }
+
+  loss(step: number, loss: number): void {
+    this.#keep({ kind: "loss", view: this.#view.view, step, loss });
+  }
+
+  updating(view: RingView, step: number): void {
+    this.#keep({ kind: "updating", view: view.view, step });
+  }
+
+  /** Own layers have a new version: their gradient goes to the copies. */
+  updated(view: RingView, step: number, loss: number, states: readonly StateDigest[]): void {
+    const segments = ownedBy(view, this.node).map((layers) => loadedFrom(layers, states));
+    this.#keep({ kind: "updated", view: view.view, step, segments });
+    if (this.#followers.length === 0 || view !== this.#view) return;
+    const { layouts, memory } = this.#store.compute;
+    const gradients = layouts.flatMap(({ layers }) =>
+      layers.map(({ index, outgoing }) => ({ layer: index, bytes: memory.bytes(outgoing!.all) })),
+    );
+    for (const { follower } of this.#followers) void follower.send(step, loss, gradients);
+  }
+
+  token(version: number, count: number): void {
+    this.#keep({ kind: "token", view: this.#view.view, version, count });
+  }
+
+  /** Steps so many were told to a user, and the disk has it. */
+  reported(version: number): void {
+    this.#keep({ kind: "reported", version });
+  }
+
+  /** A stream of tensors broke. Where its peer is dead, the watch will see it; else the view must open new ones. */
+  edgeBroken(view: RingView, neighbour: number): void {
+    this.#watch?.closed(neighbour);
+    setTimeout(() => {
+      if (view === this.#view && !this.#council.membership.describe().isSealed) this.wish({ kind: "stalled" });
+    }, BROKEN_EDGE_MS).unref();
+  }
+
+  /** Undefined where this process may act on what it believes; else resolves when others have confirmed its view. */
+  gate(): Promise<void> | undefined {
+    if (nowMs() - this.#tickMs > OVERSLEPT_MS) this.#overslept(nowMs() - this.#tickMs);
+    return this.#fence?.promise;
+  }
+
+  get bytesSent(): number {
+    return this.#followers.reduce((sum, { follower }) => sum + follower.sent.bytes, 0);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#watch?.stop();
+    this.#endSession();
+    await Promise.all([this.#control.close(GOODBYE_MS), this.#store.close()]);
+  }
+
+  #tick(): void {
+    this.gate();
+    this.#tickMs = nowMs();
+    this.#watch?.tick();
+    this.#council.handle({ kind: "tick", nowMs: nowMs() });
+    if (this.#fence !== undefined) this.#askToConfirm();
+    const { isTraining, stepMs } = this.#init.events.pace();
+    const limitMs = this.#stallFactor * Math.max(STALL_MS, STALL_STEPS * stepMs);
+    if (!isTraining) this.#committedMs = nowMs();
+    else if (nowMs() - this.#committedMs > limitMs) {
+      this.#init.events.note("stalled", { view: this.#view.view, afterMs: nowMs() - this.#committedMs });
+      this.#committedMs = nowMs();
+      this.#stallFactor *= 2;
+      this.wish({ kind: "stalled" });
+    }
+  }
+
+  #receive(peerId: string, boot: number, message: ControlMessage): void {
+    const node = this.#council.nodeOf(peerId);
+    const isPresent = memberOf(this.#view, node)?.boot === boot && node !== this.node;
+    if (isPresent) this.#watch?.heard(node);
+    switch (message.say) {
+      case "alive":
+        return;
+      case "membership":
+        if (message.message.kind === "join" && this.#quarantine.refusedUntilMs(peerId, nowMs()) !== undefined) return;
+        return this.#council.hear(peerId, message, nowMs());
+      case "probe":
+        if (message.node === this.node) this.#control.send(peerId, { say: "alive" });
+        else if (isPresent && isMember(this.#view, message.node)) this.#watch?.probe(message.node, node);
+        return;
+      case "probed":
+        if (isPresent) this.#watch?.probed(message.node, node, message.alive);
+        return;
+      case "accuse":
+        if (isPresent && message.node !== this.node) this.#watch?.accused(message.node, node);
+        return;
+      case "confirm": {
+        const isSame = message.view === this.#view.view && !this.#council.membership.describe().isSealed;
+        if (isSame) this.#control.send(peerId, { say: "confirmed", view: message.view });
+        return;
+      }
+      case "confirmed":
+        if (message.view === this.#view.view) this.#confirm(node);
+        return;
+      default:
+        return this.#init.events.hear(message, node);
+    }
+  }
+
+  #closed(peerId: string, boot: number, isOrderly: boolean): void {
+    const member = memberOf(this.#view, this.#council.nodeOf(peerId));
+    if (member?.boot === boot && !isOrderly) this.#watch?.closed(member.node);
+  }
+
+  #seal(): void {
+    this.#keep({ kind: "seal" });
+    this.#endSession();
+    this.#store.seal();
+  }
+
+  /** Nothing of the view is sent or handled any more. */
+  #endSession(): void {
+    this.#begun = this.#init.events.end() ?? this.#begun;
+    for (const { follower } of this.#followers) follower.stop();
+    this.#followers = [];
+    this.#init.replicas.remove();
+    this.#unfence();
+  }
+
+  #install(view: RingView): void {
+    this.#endSession();
+    this.#lagMs = this.#watch?.lagMs ?? this.#lagMs;
+    for (const { node, cause } of view.removed) {
+      const peerId = peersOf(view).find((peer) => peer.node === node)?.peerId;
+      if (peerId !== undefined && cause !== "left") this.#quarantine.evicted(peerId, cause, nowMs());
+    }
+    const watched = this.#watch;
+    const suspicions = this.#suspicions;
+    const lastHeardMs = (node: number): number =>
+      watched?.lastHeardMs(node) ?? suspicions.find((suspicion) => suspicion.node === node)?.lastHeardMs ?? nowMs();
+    this.#init.events.viewed(view, lastHeardMs, this.#begun);
+    this.#begun = undefined;
+    this.#watch?.stop();
+    this.#suspicions = [];
+    this.#watch = isMember(view, this.node) ? this.#createWatch(view) : undefined;
+    this.#committedMs = nowMs();
+    void this.#init.events.catchUp(view).then((step) => {
+      if (view !== this.#view) return;
+      this.#keep({ kind: "caughtUp", step });
+      this.#keep({ kind: "install", view, node: this.node });
+    });
+  }
+
+  #createWatch(view: RingView): Watch {
+    return new Watch({
+      ...{ view, node: this.node, control: this.#control, lagMs: this.#lagMs },
+      suspicions: (suspicions) => {
+        this.#suspicions = suspicions;
+        const dead = suspicions.filter(({ cause }) => cause === "closed").map(({ node }) => node);
+        this.#council.handle({ kind: "suspicions", suspected: suspicions.map(({ node }) => node), dead });
+      },
+      overslept: (sleptMs) => this.#overslept(sleptMs),
+    });
+  }
+
+  #start(view: RingView): void {
+    this.#committedMs = nowMs();
+    this.#init.events.begin(view, this.#store.compute);
+  }
+
+  #keep(input: KeeperInput): void {
+    for (const output of this.#keeper.handle(input)) this.#act(output);
+  }
+
+  #act(output: KeeperOutput): void {
+    const { events } = this.#init;
+    switch (output.kind) {
+      case "keep":
+        return this.#store.keep(this.#view, output.version, output.layers);
+      case "fetch":
+        return void this.#fetch(output);
+      case "load":
+        return this.#store.load(this.#view, output.version, output.isOrigin);
+      case "fill":
+        return this.#store.fill(output.view, output.version, output.layers);
+      case "installed":
+        return this.#installed();
+      case "apply":
+        return void this.#store.apply(this.#view.view, output.owner, output.step);
+      case "sendApplied":
+        return this.#init.replicas.tell(output.to, output);
+      case "sendToken":
+        return events.sendToken(output.version, output.count);
+      case "frontier":
+        return this.#reached(output.version);
+      case "committed":
+        this.#committedMs = nowMs();
+        this.#stallFactor = 1;
+        return events.committed(output.step, output.loss);
+      case "drop":
+        return this.#store.drop();
+      case "unavailable":
+      case "mismatch":
+      case "violation":
+        events.note(output.kind, { ...output });
+        return this.wish({ kind: "stalled" });
+    }
+    unreachable(output);
+  }
+
+  #reached(version: number): void {
+    const { view } = this.#view;
+    this.#init.events.frontier(version);
+    for (const { follower, isSpare } of this.#followers) if (isSpare) follower.tellFrontier(version);
+    if (version > this.#view.restoreStep) this.#council.handle({ kind: "settled", view });
+  }
+
+  async #fetch({ view, from, version, layers }: Extract<KeeperOutput, { kind: "fetch" }>): Promise<void> {
+    const { transport, job, settings } = this.#init;
+    const sizes = movedBytes(settings);
+    const addresses = peersOf(this.#view).find(({ node }) => node === from)?.addresses;
+    if (addresses !== undefined) {
+      const arrived = (block: Parameters<Store["add"]>[1]): void => this.#store.add(view, block);
+      await fetchLayers({ transport, addresses, job, version, layers, sizeOf: (layer) => sizes[layer]!, arrived });
+    }
+    this.#store.fetchEnded(view, from);
+  }
+
+  /** Own layers are here: copies of them may be made, and copies of others' be fed. */
+  #installed(): void {
+    const view = this.#view;
+    const { job, transport, replicas } = this.#init;
+    const { memory } = this.#store.compute;
+    replicas.install({
+      ...{ job, view: view.view, memory },
+      ownerOf: (peerId) => view.members.find((member) => member.peerId === peerId)?.node,
+      layoutsOf: (owner) => this.#store.replicasOf(owner),
+      mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
+      gradient: (owner, step, loss) => this.#keep({ kind: "gradient", view: view.view, owner, step, loss }),
+      frontier: (version) => this.#keep({ kind: "frontier", view: view.view, version }),
+    });
+    const holders = view.owners.includes(this.node) ? replicaHolders(view, this.node) : [];
+    this.#followers = holders.map((holder) => ({
+      isSpare: !view.owners.includes(holder),
+      follower: new Follower({
+        ...{ transport, addresses: memberOf(view, holder)!.addresses, job, view: view.view, owner: this.node },
+        applied: (applied) => this.#keep({ kind: "applied", view: view.view, from: holder, ...applied }),
+      }),
+    }));
+    this.#council.handle({ kind: "installed", view: view.view });
+  }
+
+  /** Others may have gone on meanwhile: until a majority says that they have not, nothing is believed. */
+  #overslept(sleptMs: number): void {
+    this.#tickMs = nowMs();
+    if (this.#fence !== undefined) return;
+    this.#init.events.note("overslept", { sleptMs });
+    this.#fence = Promise.withResolvers();
+    this.#confirmed = new Set();
+    this.#confirm(this.node);
+    this.#askToConfirm();
+  }
+
+  #askToConfirm(): void {
+    const { view, voters } = this.#view;
+    for (const voter of voters) if (voter !== this.node) this.send({ say: "confirm", view }, voter);
+  }
+
+  #confirm(node: number): void {
+    const { voters } = this.#view;
+    this.#confirmed?.add(node);
+    const confirmed = voters.filter((voter) => this.#confirmed?.has(voter) === true).length;
+    if (confirmed >= majorityOf(voters)) this.#unfence();
+  }
+
+  #unfence(): void {
+    this.#confirmed = undefined;
+    this.#fence?.resolve();
+    this.#fence = undefined;
+  }
+}
