@@ -1,11 +1,13 @@
 /** @file `npm run campaign -- <name>`: long proofs, resumable, their results in `results/campaigns/`. */
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
+import { explore } from "./explorer.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 
 const RUNS = {
   balance: () => runCampaign(balance),
+  explorer: explore,
   schedules: () => runCampaign(schedules),
   simulator: () => runCampaign(simulator),
 } as const;
