@@ -31,7 +31,7 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
   /** Of the versions that not every replica has told yet: at most two. */
   readonly #digests = new Map<number, string>();
   readonly #told = new Map<number, readonly { readonly from: number; readonly digest: string }[]>();
-  #own = -1;
+  #own: number;
   #frontier: number;
   /** The newest version whose token was sent on its first lap. */
   #sent: number;
@@ -43,7 +43,8 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
     this.#owners = view.owners.length;
     this.#place = view.owners.indexOf(node);
     this.#applied = new Map(replicaHolders(view, node).map((holder) => [holder, -1]));
-    this.#frontier = this.#sent = view.restoreStep - 1;
+    // A replica may have filled its copy before this owner has loaded its own layers.
+    this.#own = this.#frontier = this.#sent = view.restoreStep - 1;
   }
 
   get frontier(): number {
@@ -104,7 +105,7 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
   #hearToken(version: number, count: number): void {
     const isSecondLap = count >= this.#owners;
     const due = this.#place === 0 ? this.#owners : isSecondLap ? this.#owners + this.#place : this.#place;
-    if (count !== due || version !== this.#frontier + 1) {
+    if (count !== due || version !== this.#frontier + 1 || (isSecondLap && version > this.#sent)) {
       this.#out.push({ kind: "violation", reason: `a token of version ${version}, count ${count} is not due` });
       return;
     }
@@ -129,6 +130,7 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
     const waiting = this.#waiting;
     if (waiting !== undefined && this.#holds(waiting.version)) {
       this.#waiting = undefined;
+      this.#sent = waiting.version;
       this.#out.push({ kind: "sendToken", version: waiting.version, count: waiting.count + 1 });
     }
   }
