@@ -1,0 +1,159 @@
+/** @file The restore-evidence rule against a slow reading of it, and nextView: what it proposes is a function of its arguments. */
+import { describe, expect, test } from "vitest";
+import { nextView } from "../../ring/core/next-view.ts";
+import { restoreFrom, type Answer, type HeldVersion, type Restore } from "../../ring/core/restore.ts";
+import type { RingView } from "../../ring/core/view.ts";
+import { RandomStream } from "../../src/types/random.ts";
+import { digestOf, madeCandidate, madeMember, madeView } from "../helpers/view-explorer-views.ts";
+
+const PINNED_SEED = 20_261_121;
+const freshSeed = Number(process.env["TEST_SEED"] ?? Math.floor(Math.random() * 1e9));
+const CASES = 2_000;
+const VERSIONS = [3, 4, 5, 6];
+
+function draw(random: RandomStream): { readonly view: RingView; readonly answers: readonly Answer[] } {
+  const size = 1 + random.nextBelow(4);
+  const isOrigin = random.nextBelow(2) === 0;
+  const sources = Array.from({ length: size }, (_, layer) => ({ holders: [layer], digest: digestOf(layer, 3) }));
+  const departed = [madeMember(7)];
+  const view = madeView(size, { restoreStep: 3, sources: isOrigin ? [] : sources, departed });
+  const nodes = [...view.members, ...departed].map(({ node }) => node).filter(() => random.nextBelow(4) > 0);
+  const copyOf = (layer: number, version: number): HeldVersion => {
+    return { version, digest: random.nextBelow(25) === 0 ? "f".repeat(32) : digestOf(layer, version) };
+  };
+  const answers = nodes.map((node) => {
+    const held = sources.map((_, layer) =>
+      VERSIONS.filter(() => random.nextBelow(2) === 0).map((v) => copyOf(layer, v)),
+    );
+    const bound = node === 7 || random.nextBelow(3) === 0 ? null : 3 + random.nextBelow(3);
+    return {
+      node,
+      evidence: { bound, committed: random.nextBelow(3) === 0 ? 3 + random.nextBelow(3) : 0, losses: [], held },
+    };
+  });
+  return { view, answers };
+}
+
+/** The step; -1: its origin; undefined: wait. */
+function oracle(view: RingView, answers: readonly Answer[]): number | undefined {
+  const bounds = answers.filter(({ node }) => node !== 7).flatMap(({ evidence }) => evidence.bound ?? []);
+  const areAllHere = view.members.every(({ node }) => answers.some((answer) => answer.node === node));
+  if (bounds.length === 0 && !areAllHere) return undefined;
+  let least = bounds.length === 0 ? 0 : Math.min(...bounds);
+  const members = answers.filter(({ node, evidence }) => node !== 7 && evidence.bound !== null);
+  const isDisputed = (version: number): boolean =>
+    view.cut.some((_, layer) => {
+      const copies = members.flatMap(({ evidence }) =>
+        evidence.held[layer]!.filter((copy) => copy.version === version),
+      );
+      return new Set(copies.map(({ digest }) => digest)).size > 1;
+    });
+  // No owner lets a version be committed of which a copy differs.
+  for (const version of VERSIONS.toReversed()) if (isDisputed(version)) least = Math.min(least, version - 1);
+  for (const { evidence } of answers) least = Math.max(least, evidence.committed);
+  for (const version of VERSIONS.toReversed()) {
+    const isCommon = view.cut.every((_, layer) => {
+      const copies = answers.flatMap(({ evidence }) =>
+        evidence.held[layer]!.filter((copy) => copy.version === version),
+      );
+      return copies.length > 0 && copies.every(({ digest }) => digest === copies[0]!.digest);
+    });
+    if (isCommon && version >= least) return version;
+    if (isCommon) break;
+  }
+  return view.sources.length === 0 && view.restoreStep >= least ? -1 : undefined;
+}
+
+const stepOf = (restore: Restore): number | undefined =>
+  restore.kind === "wait" ? undefined : restore.sources.length === 0 ? -1 : restore.step;
+
+describe.each([
+  ["pinned", PINNED_SEED],
+  ["fresh", freshSeed],
+])("%s seed %i", (_, seed) => {
+  test("restores as the rule reads", () => {
+    const kinds = new Set<number | undefined>();
+    for (let index = 0; index < CASES; index += 1) {
+      const { view, answers } = draw(new RandomStream(seed, index));
+      const restore = restoreFrom(view, answers);
+      expect(stepOf(restore), `case ${index}`).toBe(oracle(view, answers));
+      kinds.add(stepOf(restore));
+      if (restore.kind === "wait") continue;
+      for (const [layer, { holders, digest }] of restore.sources.entries()) {
+        const isHolder = ({ node, evidence }: Answer): boolean =>
+          evidence.held[layer]!.some(
+            (copy) => copy.version === restore.step && copy.digest === digest && holders.includes(node),
+          );
+        expect(answers.filter(isHolder).map(({ node }) => node)).toEqual(holders);
+      }
+    }
+    expect(kinds.size, "all kinds of answers occur").toBeGreaterThan(4);
+  });
+
+  test("a proposal follows from its arguments, and has one stage at each owner", () => {
+    for (let index = 0; index < CASES; index += 1) {
+      const { view, answers } = draw(new RandomStream(seed, index));
+      const wishes = {
+        joiners: [madeCandidate(7, 1), madeCandidate(8)],
+        leavers: index % 3 === 0 ? [1] : [],
+        map: null,
+      };
+      const frozen = JSON.stringify([view, answers, wishes]);
+      const proposal = nextView(view, answers, wishes, [], 2);
+      expect(nextView(view, answers, wishes, [], 2)).toEqual(proposal);
+      expect(JSON.stringify([view, answers, wishes])).toBe(frozen);
+      if (proposal.kind === "wait") continue;
+      const { members, departed, owners, voters, replicas, removed } = proposal.view;
+      expect(members.at(-1), "one joiner a view, with its old number").toEqual(madeMember(7, 1));
+      const known = [...members, ...departed].map(({ node }) => node);
+      expect(new Set(known).size, "nobody is lost or twice").toBe(view.members.length + 1);
+      expect(owners.every((node) => members.some((member) => member.node === node))).toBe(true);
+      expect(owners).not.toContain(7);
+      expect(replicas).toBe(Math.min(2, members.length - 1));
+      expect(voters.length).toBeGreaterThanOrEqual(Math.min(3, view.voters.length));
+      expect(removed.length).toBe(view.members.length - members.length + 1);
+    }
+  });
+});
+
+const whole = (node: number, bound: number | null, versions: readonly number[]): Answer => {
+  const held = [0, 1, 2].map((layer) => versions.map((version) => ({ version, digest: digestOf(layer, version) })));
+  return { node, evidence: { bound, committed: 0, losses: [], held } };
+};
+
+test("a spare for which no commit waits bounds nothing, and stays", () => {
+  const view = madeView(3, { owners: [0], cut: [[0, 3]], replicas: 0 });
+  const none = { joiners: [], leavers: [], map: null };
+  expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])]).kind).toBe("wait");
+  const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], none, [], 0);
+  expect(proposal).toMatchObject({ kind: "view", view: { restoreStep: 2, removed: [] } });
+});
+
+test("an unknown joiner has the first number that nobody has had", () => {
+  const view = madeView(2, {
+    departed: [madeMember(5)],
+    cut: [
+      [0, 2],
+      [2, 3],
+    ],
+  });
+  const wishes = { joiners: [madeCandidate(9)], leavers: [], map: null };
+  const proposal = nextView(view, [whole(0, 1, [1]), whole(1, 1, [1])], wishes, [], 1);
+  expect(proposal.kind === "view" && proposal.view.members.at(-1)).toEqual({ ...madeCandidate(9), node: 6 });
+});
+
+test("why a member is gone", () => {
+  const view = madeView(3);
+  const wishes = { joiners: [], leavers: [2], map: null };
+  const proposal = nextView(view, [whole(0, 1, [1]), whole(2, 1, [1])], wishes, [1], 1);
+  const removed = [
+    { node: 1, cause: "closed" },
+    { node: 2, cause: "left" },
+  ];
+  expect(proposal.kind === "view" && proposal.view.removed).toEqual(removed);
+  const silent = nextView(view, [whole(0, 1, [1]), whole(2, null, [])], { ...wishes, leavers: [] }, [], 1);
+  expect(silent.kind === "view" && silent.view.removed).toEqual([
+    { node: 1, cause: "silent" },
+    { node: 2, cause: "closed" },
+  ]);
+});
