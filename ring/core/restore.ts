@@ -1,6 +1,6 @@
 /**
- * @file From which step a new view begins: the restore-evidence rule. It is the highest version of which every layer has a copy among those
- * who answered, and it is taken only where nothing later can have been committed or told to a user, by the evidence of those who answered.
+ * @file From which step a new view begins: the restore-evidence rule. It is a version of which every layer has a copy among those who answered,
+ * and it is taken only where nothing later can have been committed or told to a user, by the evidence of those who answered.
  * "The highest version a majority holds" would lose committed steps.
  */
 import { holdsLayers, type LayerSource, type RingView, type StepLoss } from "./view.ts";
@@ -42,7 +42,6 @@ export type Restore =
 export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore {
   const layers = view.cut.at(-1)![1];
   const copies = Array.from({ length: layers }, (_, layer) => copiesOf(layer, answers));
-  const newest = newestCommon(copies);
   // Idle spares bound nothing: the others commit without them.
   const bounds = answers.flatMap(({ node, evidence }) => (holdsLayers(view, node) ? (evidence.bound ?? []) : []));
   const isBounded =
@@ -54,11 +53,14 @@ export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore
     ...known,
     ...(bounds.length > 0 ? [Math.min(...bounds, firstDisputed(view, answers) - 1)] : []),
   );
-  if (newest !== undefined && newest >= least) {
-    return { kind: "restore", step: newest, sources: copies.map((copy) => copy.get(newest)!) };
-  }
-  if (view.sources.length === 0 && view.restoreStep >= least) {
+  const best = safest(copies, least, view.replicas);
+  // The origin is never lost: what only some have done since must not take its place.
+  const isOriginSafer = best === undefined || best.copies < layers * (view.replicas + 1);
+  if (view.sources.length === 0 && view.restoreStep >= least && isOriginSafer) {
     return { kind: "restore", step: view.restoreStep, sources: [] };
+  }
+  if (best !== undefined) {
+    return { kind: "restore", step: best.version, sources: copies.map((copy) => copy.get(best.version)!) };
   }
   const missing = copies.flatMap((copy, layer) =>
     [...copy.keys()].some((version) => version >= least) ? [] : [layer],
@@ -102,7 +104,20 @@ function firstDisputed(view: RingView, answers: readonly Answer[]): number {
   return first;
 }
 
-function newestCommon(copies: readonly ReadonlyMap<number, LayerSource>[]): number | undefined {
-  const versions = [...(copies[0]?.keys() ?? [])].toSorted((a, b) => b - a);
-  return versions.find((version) => copies.every((copy) => copy.has(version)));
+/**
+ * The version, of those that every layer has, with the most copies, and of equals the newest. 1. A replica has done the update to `v + 1`, its
+ * owner has not begun, nobody has committed it. 2. The view changes; the newest version that all layers have is `v + 1`, and all members drop
+ * `v`, of which every layer had `replicas` + 1 copies. 3. The replica dies, and with it the only copy.
+ */
+function safest(
+  copies: readonly ReadonlyMap<number, LayerSource>[],
+  least: number,
+  replicas: number,
+): { readonly version: number; readonly copies: number } | undefined {
+  const count = (version: number): number =>
+    copies.reduce((sum, copy) => sum + Math.min(copy.get(version)!.holders.length, replicas + 1), 0);
+  return [...(copies[0]?.keys() ?? [])]
+    .filter((version) => version >= least && copies.every((copy) => copy.has(version)))
+    .map((version) => ({ version, copies: count(version) }))
+    .toSorted((a, b) => b.copies - a.copies || b.version - a.version)[0];
 }
