@@ -10,6 +10,7 @@ import type { Frame } from "./recovery-simulation-session.ts";
 import { nothing, type RecoverySimulation } from "./recovery-simulation.ts";
 
 const PEERS_MAX = 64;
+const LATE_MS = 1_000;
 
 /** One direction between two peers. `target`: the process that a stream leads to; undefined: whichever runs on arrival. */
 interface Way {
@@ -65,7 +66,9 @@ export class Network {
     const isShaky = !world.isHealed && from.peer !== to;
     if (isShaky && world.random.nextBelow(1_000) < lossPermille) return;
     this.#carry(way);
-    if (isShaky && world.random.nextBelow(1_000) < duplicatePermille) this.#carry(way);
+    if (!isShaky || world.random.nextBelow(1_000) >= duplicatePermille) return;
+    // Sent again over a new connection, or read late from the old one.
+    world.later(from, world.random.nextBelow(2) === 0 ? 0 : world.random.nextFloat() * LATE_MS, () => this.#carry(way));
   }
 
   sendFrame(from: RecoveryProcess, node: number, frame: Frame): void {
@@ -76,7 +79,10 @@ export class Network {
     if (this.#broken.has(key)) return;
     const sender = from.node;
     const hear = (process: RecoveryProcess): void => process.hearFrame(sender, frame);
-    this.#carry({ from, to, channel: "data", target: to.process, hear, onLost: () => this.#broken.add(key) });
+    const way: Way = { from, to, channel: "data", target: to.process, hear, onLost: () => this.#broken.add(key) };
+    this.#carry(way);
+    const { duplicatePermille } = this.#world.scenario;
+    if (frame.kind === "gradient" && this.#world.random.nextBelow(1_000) < duplicatePermille) this.#carry(way);
   }
 
   #carry(way: Way): void {

