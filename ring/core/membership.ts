@@ -197,9 +197,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   #sayReady(): void {
     if (this.#agreement.isSealed) return;
-    const others = this.#view.members.map(({ node }) => node).filter((node) => !this.#ready.has(node));
+    // Also who has heard all the others: they may wait for this node alone.
     const told = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
-    this.#send(this.#phase === "ready" && others.length > 0 ? told : [], { kind: "ready", isAnswer: false });
+    this.#send(told, { kind: "ready", isAnswer: false });
   }
 
   #askToLeave(): void {
