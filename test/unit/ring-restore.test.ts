@@ -51,17 +51,21 @@ function oracle(view: RingView, answers: readonly Answer[]): number | undefined 
   // No owner lets a version be committed of which a copy differs.
   for (const version of VERSIONS.toReversed()) if (isDisputed(version)) least = Math.min(least, version - 1);
   for (const { evidence } of answers) least = Math.max(least, evidence.committed);
-  for (const version of VERSIONS.toReversed()) {
-    const isCommon = view.cut.every((_, layer) => {
+  let best: number | undefined;
+  let most = 0;
+  for (const version of VERSIONS.filter((each) => each >= least)) {
+    const counts = view.cut.map((_, layer) => {
       const copies = answers.flatMap(({ evidence }) =>
         evidence.held[layer]!.filter((copy) => copy.version === version),
       );
-      return copies.length > 0 && copies.every(({ digest }) => digest === copies[0]!.digest);
+      const isSound = copies.every(({ digest }) => digest === copies[0]!.digest);
+      return isSound ? Math.min(copies.length, view.replicas + 1) : 0;
     });
-    if (isCommon && version >= least) return version;
-    if (isCommon) break;
+    const sum = counts.reduce((total, count) => total + count, 0);
+    if (!counts.includes(0) && sum >= most) [best, most] = [version, sum];
   }
-  return view.sources.length === 0 && view.restoreStep >= least ? -1 : undefined;
+  const isFull = best !== undefined && most === view.cut.length * (view.replicas + 1);
+  return view.sources.length === 0 && view.restoreStep >= least && !isFull ? -1 : best;
 }
 
 const stepOf = (restore: Restore): number | undefined =>

@@ -1,0 +1,200 @@
+/** @file One ring's memberships by hand: the gate of views, joins, leaves, restarts. Losses and crashes: test/simulation. */
+import { expect, test } from "vitest";
+import type { Candidate } from "../../ring/core/formation.ts";
+import { Membership, type MembershipInit } from "../../ring/core/membership.ts";
+import type { MembershipInput, MembershipMessage, MembershipOutput } from "../../ring/core/membership-messages.ts";
+import type { Evidence } from "../../ring/core/restore.ts";
+import { ownedBy, replicasAt, type RingView } from "../../ring/core/view.ts";
+import { digestOf, madeCandidate, madeView } from "../helpers/view-explorer-views.ts";
+
+const TICK_MS = 50;
+
+/** Everything that a view gives a node, at version 2 in view 1 and at the restored one later. */
+function holdingsOf(view: RingView, node: number): Evidence {
+  const version = view.view === 1 ? 2 : view.restoreStep;
+  const ranges = [...ownedBy(view, node), ...replicasAt(view, node).map(({ layers }) => layers)];
+  const isHeld = (layer: number): boolean => ranges.some(([start, end]) => layer >= start && layer < end);
+  const held = Array.from({ length: view.cut.at(-1)![1] }, (_, layer) =>
+    isHeld(layer) ? [{ version, digest: digestOf(layer, version) }] : [],
+  );
+  return { bound: version, committed: 0, losses: [], held };
+}
+
+/** Of a process that came back without its memory, in the view in which it went. */
+const afterRestart = (view: RingView): Evidence =>
+  view.view === 1 ? { bound: null, committed: 0, losses: [], held: [[], [], []] } : holdingsOf(view, 2);
+
+/** Memberships whose messages arrive at once, disks never fail, and installs end at once. */
+class Ring {
+  readonly nodes = new Map<number, Membership>();
+  readonly cut = new Set<number>();
+  readonly out = new Map<number, MembershipOutput[]>();
+  #queue: { readonly from: number; readonly to: number; readonly view: number; readonly message: MembershipMessage }[] =
+    [];
+  #nowMs = 0;
+
+  constructor(size: number) {
+    for (let node = 0; node < size; node += 1) this.add(node, madeCandidate(node), {});
+    for (let node = 0; node < size; node += 1) this.give(node, { kind: "installed", view: 1 });
+  }
+
+  add(node: number, self: Candidate, changes: Partial<MembershipInit>): Membership {
+    const view = changes.view ?? madeView(3);
+    const holdings = (of: RingView): Evidence => holdingsOf(of, node);
+    const made = new Membership({ self, node, view, vote: null, isMember: true, replicas: 1, holdings, ...changes });
+    this.nodes.set(node, made);
+    this.out.set(node, []);
+    return made;
+  }
+
+  give(node: number, input: MembershipInput): void {
+    this.#apply(node, input);
+    for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
+      const { from, to, view, message } = next;
+      if (this.cut.has(from) || this.cut.has(to) || !this.nodes.has(to)) continue;
+      this.#apply(to, { kind: "message", from, view, message, nowMs: this.#nowMs });
+    }
+  }
+
+  #apply(node: number, input: MembershipInput): void {
+    for (const output of this.nodes.get(node)!.handle(input)) {
+      this.out.get(node)!.push(output);
+      if (output.kind === "send") this.#queue.push({ from: node, ...output });
+      else if (output.kind === "persist")
+        this.#apply(node, { kind: "persisted", view: output.view.view, id: output.id });
+      else if (output.kind === "install") this.#apply(node, { kind: "installed", view: output.view.view });
+    }
+  }
+
+  pass(timeMs: number): void {
+    for (const endMs = this.#nowMs + timeMs; this.#nowMs < endMs;) {
+      this.#nowMs += TICK_MS;
+      for (const node of this.nodes.keys())
+        if (!this.cut.has(node)) this.give(node, { kind: "tick", nowMs: this.#nowMs });
+    }
+  }
+
+  suspect(suspected: readonly number[], dead: readonly number[] = []): void {
+    for (const node of this.nodes.keys())
+      if (!this.cut.has(node)) this.give(node, { kind: "suspicions", suspected, dead });
+  }
+
+  settle(): void {
+    for (const [node, { view }] of this.nodes) this.give(node, { kind: "settled", view: view.view });
+  }
+
+  members(node: number): readonly number[] {
+    return this.nodes.get(node)!.view.members.map((member) => member.node);
+  }
+
+  kinds(node: number): readonly string[] {
+    return this.out.get(node)!.map(({ kind }) => kind);
+  }
+}
+
+test("the last one that is ready tells the others at once", () => {
+  const ring = new Ring(3);
+  for (const node of [0, 1, 2]) expect(ring.kinds(node)).toContain("start");
+});
+
+test("training begins when all are ready, once, and without faults no view changes", () => {
+  const ring = new Ring(3);
+  ring.pass(5_000);
+  for (const node of [0, 1, 2]) {
+    expect(ring.kinds(node).filter((kind) => kind === "start")).toHaveLength(1);
+    expect(ring.nodes.get(node)!.describe()).toMatchObject({ view: 1, phase: "running", isSealed: false });
+  }
+});
+
+test("the others go on without a node that is gone, from what they hold", () => {
+  const ring = new Ring(3);
+  ring.cut.add(2);
+  ring.suspect([2], [2]);
+  ring.pass(2_000);
+  for (const node of [0, 1]) {
+    expect(ring.members(node)).toEqual([0, 1]);
+    expect(ring.nodes.get(node)!.view).toMatchObject({ view: 2, restoreStep: 2, voters: [0, 1, 2] });
+    expect(ring.nodes.get(node)!.describe().phase).toBe("running");
+  }
+  // It wakes, hears what was decided, and is outside.
+  ring.cut.clear();
+  ring.suspect([]);
+  ring.give(2, { kind: "stalled" });
+  ring.pass(1_000);
+  expect(ring.kinds(2)).toContain("outside");
+  expect(ring.nodes.get(2)!.view.view).toBe(2);
+});
+
+test("a minority waits, and says for whom", () => {
+  const ring = new Ring(3);
+  ring.cut.add(1).add(2);
+  ring.suspect([1, 2]);
+  ring.pass(20_000);
+  expect(ring.nodes.get(0)!.describe()).toMatchObject({ view: 1, isSealed: true, waitsFor: "no quorum (1 of 3)" });
+});
+
+test("who comes back without its memory leaves by its boot, and joins anew with its number", () => {
+  const ring = new Ring(3);
+  ring.add(2, madeCandidate(2, 1), { isMember: false, holdings: afterRestart });
+  ring.pass(3_000);
+  expect(ring.members(0)).toEqual([0, 1]);
+  ring.settle();
+  ring.pass(3_000);
+  expect(ring.members(0)).toEqual([0, 1, 2]);
+  expect(ring.nodes.get(0)!.view.members[2]!.boot).toBe(1);
+  expect(ring.nodes.get(2)!.describe()).toMatchObject({ view: 3, phase: "running" });
+});
+
+test("who leaves goes at a step's end, and is told so", () => {
+  const ring = new Ring(3);
+  ring.give(1, { kind: "leave" });
+  ring.pass(3_000);
+  expect(ring.members(0), "nothing is committed yet").toEqual([0, 1, 2]);
+  ring.settle();
+  ring.pass(3_000);
+  expect(ring.members(0)).toEqual([0, 2]);
+  expect(ring.nodes.get(0)!.view.removed).toEqual([{ node: 1, cause: "left" }]);
+  expect(ring.kinds(1)).toContain("outside");
+  ring.settle();
+  ring.pass(3_000);
+  expect(ring.members(0), "it does not ask to come back").toEqual([0, 2]);
+});
+
+test("words of another view reach no handler", () => {
+  const view = madeView(3, { view: 5 });
+  const ring = new Ring(3);
+  const node = ring.add(1, madeCandidate(1), { view });
+  const say = (of: number, message: MembershipMessage) =>
+    node.handle({ kind: "message", from: 0, view: of, message, nowMs: 0 });
+  const prepare = { kind: "prepare", ballot: 1024 } as const;
+  expect(say(4, prepare)).toMatchObject([{ kind: "send", to: 0, view: 5, message: { kind: "decided", value: view } }]);
+  expect(say(6, prepare)).toMatchObject([{ kind: "send", to: 0, view: 5, message: { kind: "behind" } }]);
+  expect(say(4, { kind: "ready", isAnswer: true })).toHaveLength(1);
+  expect(node.describe()).toMatchObject({ isSealed: false, ready: [] });
+  expect(say(4, { kind: "decided", value: madeView(3, { view: 4 }) }), "older than its own").toEqual([]);
+  expect(say(5, prepare).map(({ kind }) => kind)).toContain("seal");
+});
+
+test("who has promised says READY no more, and begins nothing", () => {
+  const ring = new Ring(3);
+  const node = ring.add(1, madeCandidate(1), {});
+  const say = (message: MembershipMessage) => node.handle({ kind: "message", from: 0, view: 1, message, nowMs: 0 });
+  say({ kind: "prepare", ballot: 1024 });
+  const outputs = [
+    ...node.handle({ kind: "installed", view: 1 }),
+    ...say({ kind: "ready", isAnswer: false }),
+    ...node.handle({ kind: "message", from: 2, view: 1, message: { kind: "ready", isAnswer: true }, nowMs: 0 }),
+  ];
+  expect(outputs).toEqual([]);
+});
+
+test("layers of which nobody alive has a copy are told as lost", () => {
+  const ring = new Ring(3);
+  ring.cut.add(1);
+  ring.add(2, madeCandidate(2, 1), { isMember: false, holdings: afterRestart });
+  ring.suspect([1], [1]);
+  ring.pass(9_000);
+  expect(ring.members(0)).toEqual([0, 1, 2]);
+  // Node 0 holds its own and a copy of node 2's.
+  expect([...ring.out.values()].flat().find(({ kind }) => kind === "lost")).toEqual({ kind: "lost", layers: [1] });
+});
