@@ -101,6 +101,8 @@ export class RingNode {
   #compute: ComputeThread | undefined;
   #feeder: Promise<Feeder> | undefined;
   #earlierMoves = 0;
+  /** Of the commit, before there is an edge to send it over: there is at most one. */
+  #token: { readonly version: number; readonly count: number } | undefined;
   #hasFailed = false;
   #isStopWanted = false;
   #isLeaving = false;
@@ -253,7 +255,11 @@ export class RingNode {
         this.#session?.driver.frontier(version);
         this.#rebalance(version);
       },
-      sendToken: (version, count) => this.#session?.sendToken(version, count),
+      sendToken: (version, count) => {
+        // Copies may be whole before the edges are open.
+        if (this.#session?.isOpen === true) this.#session.sendToken(version, count);
+        else this.#token = { version, count };
+      },
       committed: (step, loss) => this.#history.committed(step, loss, this.#view.view),
       lost: (layers) =>
         this.#fail({
@@ -282,6 +288,7 @@ export class RingNode {
     this.#view = view;
     const lowest = Math.min(...view.members.filter(({ machine }) => machine === me?.machine).map(({ node }) => node));
     this.#recorder.write(me !== undefined && lowest === me.node);
+    this.#token = undefined;
     this.#bulletin = this.#newBulletin(view);
     this.#finish.reset();
     this.#init.inboxes.edges.advance(view.view);
@@ -324,6 +331,7 @@ export class RingNode {
     }
     await session.start();
     if (session.isOver) return;
+    if (this.#token !== undefined) session.sendToken(this.#token.version, this.#token.count);
     if (this.#isStopWanted) session.driver.requestStop();
     const completedSteps = await session.driver.finished;
     if (!session.isOver) await this.#finishSession(session, completedSteps);

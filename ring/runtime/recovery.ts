@@ -10,7 +10,7 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { unreachable } from "../../src/types/assert.ts";
-import { LAG_MS_START, OVERSLEPT_MS } from "../core/detector.ts";
+import { OVERSLEPT_MS } from "../core/detector.ts";
 import type { Candidate } from "../core/formation.ts";
 import { Keeper } from "../core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
@@ -29,6 +29,8 @@ import { loadedFrom, Store } from "./store.ts";
 import { Watch, type Suspicion } from "./watch.ts";
 
 const TICK_MS = 50;
+/** Programs and data are still being loaded: what this machine stalls for is not known yet. */
+const COLD_LAG_MS = 500;
 /** Without a commit for so long, or eight usual steps, the view is changed; doubled with each view that commits nothing. */
 const STALL_MS = 5_000;
 const STALL_STEPS = 8;
@@ -92,7 +94,7 @@ export class Recovery {
   #begun: number | undefined;
   #tickMs = nowMs();
   readonly #quarantine = new Quarantine();
-  #lagMs = LAG_MS_START;
+  #lagMs = COLD_LAG_MS;
   #committedMs = nowMs();
   #stallFactor = 1;
   /** Who has confirmed the view since this process stood still; undefined where it need not. */
@@ -373,7 +375,7 @@ export class Recovery {
       case "apply":
         return void this.#store.apply(this.#view.view, output.owner, output.step);
       case "sendApplied":
-        return this.#init.replicas.tell(output.to, output);
+        return this.#init.replicas.tell(output.to, { version: output.version, digests: output.digests });
       case "sendToken":
         return events.sendToken(output.version, output.count);
       case "frontier":

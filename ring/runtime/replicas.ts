@@ -151,9 +151,11 @@ type CopiesAt = (version: number, layers: readonly number[]) => Promise<readonly
 /** Streams that owners dial, and those that want layers. */
 export class ReplicaInbox {
   #copies: Copies | undefined;
+  /** Resolves with the next view's copies. */
   #installed = Promise.withResolvers<void>();
   readonly #owners = new Map<number, Link>();
-  readonly #untold = new Map<number, Applied>();
+  /** The newest of each: an owner whose stream broke hears it again on the next one. */
+  readonly #told = new Map<number, Applied>();
 
   #job: string | undefined;
   #copiesAt: CopiesAt = () => Promise.resolve([]);
@@ -194,22 +196,25 @@ export class ReplicaInbox {
     this.remove();
     this.#copies = copies;
     this.#installed.resolve();
+    this.#installed = Promise.withResolvers();
   }
 
   /** The view is over: what is still on its way is dropped. */
   remove(): void {
     for (const link of this.#owners.values()) link.abort("the view is over");
     this.#owners.clear();
-    this.#untold.clear();
+    this.#told.clear();
     this.#copies = undefined;
-    this.#installed = Promise.withResolvers();
   }
 
   /** Tells an owner what its copy here holds, at once or when its stream is open. */
   tell(owner: number, applied: Applied): void {
-    const link = this.#owners.get(owner);
-    if (link === undefined) this.#untold.set(owner, applied);
-    else link.send({ kind: FrameKind.applied, step: applied.version }, encodeMessage(applied)).catch(() => {});
+    this.#told.set(owner, applied);
+    this.#send(this.#owners.get(owner), applied);
+  }
+
+  #send(link: Link | undefined, applied: Applied): void {
+    link?.send({ kind: FrameKind.applied, step: applied.version }, encodeMessage(applied)).catch(() => {});
   }
 
   async #copiesOf(view: number): Promise<Copies | undefined> {
@@ -226,9 +231,8 @@ export class ReplicaInbox {
     if (this.#copies !== copies) return link.abort("the view is over");
     this.#owners.get(owner)?.abort("another stream took its place");
     this.#owners.set(owner, link);
-    const applied = this.#untold.get(owner);
-    this.#untold.delete(owner);
-    if (applied !== undefined) this.tell(owner, applied);
+    const applied = this.#told.get(owner);
+    if (applied !== undefined) this.#send(link, applied);
   }
 }
 

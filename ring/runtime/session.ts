@@ -118,12 +118,16 @@ export class Session {
       const opening = { job: job.job, view, node, transport, receivers: this.driver.receivers(), onEnd };
       this.#edges = await Edges.open(opening, inbox);
     }
-    if (this.#isOver) this.#edges?.abort("the view is over");
-    else this.driver.start(this.#edges);
+    if (this.#isOver) return this.#edges?.abort("the view is over");
+    this.driver.start(this.#edges);
   }
 
   get counters(): Edges["counters"] {
     return this.#edges?.counters ?? { bytesSent: 0, bytesReceived: 0, messagesSent: 0 };
+  }
+
+  get isOpen(): boolean {
+    return this.#edges !== undefined;
   }
 
   get isOver(): boolean {

@@ -40,6 +40,7 @@ export class Watch {
   /** Whom others asked about, and who asked, until an answer is due. */
   readonly #probed = new Map<number, Set<number>>();
   readonly #heardMs = new Map<number, number>();
+  readonly #closedMs = new Map<number, number>();
   #beatMs = 0;
   #isOver = false;
 
@@ -54,9 +55,13 @@ export class Watch {
     return this.#machine.lagMs;
   }
 
-  /** When this member last gave a sign of life; undefined where it has not in this view. */
+  /**
+   * The last sign of life that this node can tell of: of a member whose heartbeats come here the last one, of others when their stream
+   * ended. Undefined where there was none.
+   */
   lastHeardMs(node: number): number | undefined {
-    return this.#heardMs.get(node);
+    const isWatched = watchedBy(this.#init.view, this.#init.node).includes(node);
+    return isWatched ? this.#heardMs.get(node) : (this.#closedMs.get(node) ?? this.#heardMs.get(node));
   }
 
   /** Any frame of a member's present process. */
@@ -68,6 +73,7 @@ export class Watch {
 
   /** One of its streams has ended without GOODBYE. */
   closed(node: number): void {
+    this.#closedMs.set(node, nowMs());
     this.#take({ kind: "closed", node, nowMs: nowMs() });
   }
 
