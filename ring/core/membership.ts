@@ -277,7 +277,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   #propose(): void {
     if (!this.#view.voters.includes(this.#node) || !this.#isChangeDue) return this.#turns.cancel();
-    this.#turns.await(this.#nowMs, this.#rank);
+    this.#turns.ask(this.#nowMs, this.#rank);
     if (!this.#turns.isDue(this.#nowMs) || this.#isWaitingForEvidence) return;
     this.#turns.begin(this.#nowMs, this.#rank);
     this.#roundMs = this.#nowMs;

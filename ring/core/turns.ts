@@ -14,7 +14,7 @@ export class Turns {
   #patienceMs = PATIENCE_MS;
 
   /** There is something to decide. */
-  await(nowMs: number, rank: number): void {
+  ask(nowMs: number, rank: number): void {
     this.#dueMs ??= nowMs + rank * STAGGER_MS;
   }
 

@@ -5,7 +5,7 @@ import { Turns } from "../../ring/core/turns.ts";
 test("ranks take their turns one after the other, the first at once", () => {
   const due = [0, 1, 2].map((rank) => {
     const turns = new Turns();
-    turns.await(1_000, rank);
+    turns.ask(1_000, rank);
     return [1_000, 1_060, 1_120].filter((nowMs) => turns.isDue(nowMs)).length;
   });
   expect(due).toEqual([3, 2, 1]);
@@ -14,8 +14,8 @@ test("ranks take their turns one after the other, the first at once", () => {
 test("waiting again does not start anew; a cancelled turn is not due", () => {
   const turns = new Turns();
   expect(turns.isDue(1e9)).toBe(false);
-  turns.await(0, 1);
-  turns.await(50, 1);
+  turns.ask(0, 1);
+  turns.ask(50, 1);
   expect(turns.isDue(60)).toBe(true);
   turns.cancel();
   expect(turns.isDue(1e9)).toBe(false);
@@ -23,7 +23,7 @@ test("waiting again does not start anew; a cancelled turn is not due", () => {
 
 test("others' progress puts it off, one's own rounds ever longer, to a limit", () => {
   const turns = new Turns();
-  turns.await(0, 0);
+  turns.ask(0, 0);
   turns.putOff(100, 0);
   expect([599, 600].map((nowMs) => turns.isDue(nowMs))).toEqual([false, true]);
   let nowMs = 600;
