@@ -16,6 +16,8 @@ export function explore(): void {
   const file = join(folder, "cells.jsonl");
   const lines = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n") : [];
   const results = lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Result);
+  const report = (): void => writeFileSync(join(folder, "README.md"), reportOf(results));
+  report();
   for (const bounds of WIDE) {
     if (results.some(({ name }) => name === bounds.name)) continue;
     const startMs = performance.now();
@@ -27,10 +29,9 @@ export function explore(): void {
     process.stderr.write(`${bounds.name}: ${result.states} states, ${result.seconds} s\n`);
     appendFileSync(file, `${JSON.stringify(result)}\n`);
     results.push(result);
+    report();
   }
-  const report = reportOf(results);
-  writeFileSync(join(folder, "README.md"), report);
-  process.stdout.write(report);
+  process.stdout.write(reportOf(results));
 }
 
 function reportOf(results: readonly Result[]): string {

@@ -3,12 +3,16 @@ import { expect, test } from "vitest";
 import { Explorer } from "../helpers/view-explorer.ts";
 import { SMALL } from "../helpers/view-explorer-bounds.ts";
 
-test.each(SMALL)("$name: every state within the bounds", (bounds) => {
-  const { violation, isComplete, decided, states } = new Explorer(bounds).run();
-  expect(violation === null ? "" : [violation.what, ...violation.story].join("\n")).toBe("");
-  expect(isComplete || states >= bounds.statesMax, `complete, or ${bounds.statesMax} states`).toBe(true);
-  expect(Math.min(...decided), "some runs decide the last view").toBeGreaterThan(0);
-});
+test.each(SMALL)(
+  "$name: every state within the bounds",
+  (bounds) => {
+    const { violation, isComplete, decided, states } = new Explorer(bounds).run();
+    expect(violation === null ? "" : [violation.what, ...violation.story].join("\n")).toBe("");
+    expect(isComplete || states >= bounds.statesMax, `complete, or ${bounds.statesMax} states`).toBe(true);
+    expect(Math.min(...decided), "some runs decide the last view").toBeGreaterThan(0);
+  },
+  90_000,
+);
 
 test("what the network forgets changes nothing that nodes can become", () => {
   const bounds = { ...SMALL[0]!, proposals: 1, crashes: 1, mortal: [0] };
