@@ -15,8 +15,8 @@ import { isMember, peersOf, type RingView } from "./view.ts";
 
 /** What was not answered is said again. */
 const REPEAT_MS = 150;
-/** How long a member that nobody suspects may take to answer before the others go on without it. */
-const ANSWER_MS = 600;
+/** How long a member that nobody suspects may take to answer: whether it is slow or gone is the detector's business. */
+const ANSWER_MS = 5_000;
 /** After this time nobody counts any more on those who left earlier views. */
 const DEPARTED_MS = 5_000;
 

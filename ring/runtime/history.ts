@@ -74,11 +74,14 @@ export class History {
     this.look();
   }
 
+  /** Who writes no more has nobody to tell; who writes from now on tells what waited. */
+  flush(): void {
+    this.#tell(Infinity);
+  }
+
   /** @param begun the step that this node was in when the view before ended */
   viewed(view: RingView, lastHeardMs: (node: number) => number, begun: number | undefined): void {
     const { recorder } = this.#init;
-    // Who writes no more has nobody to tell; who writes from now on tells what waited.
-    this.#tell(Infinity);
     for (const { step, loss } of view.losses) this.noteLoss(step, loss);
     for (const step of this.#recent.keys()) if (step >= view.restoreStep) this.#recent.delete(step);
     if (view.view === 0) return;

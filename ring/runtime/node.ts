@@ -239,8 +239,9 @@ export class RingNode {
   #recoveryEvents(): RecoveryEvents {
     return {
       viewed: (view, lastHeardMs, begun) => {
-        this.#history.viewed(view, lastHeardMs, begun);
+        this.#history.flush();
         this.#viewed(view);
+        this.#history.viewed(view, lastHeardMs, begun);
       },
       begin: (view, compute) => {
         if (!view.owners.includes(this.#node)) return void this.#finishAsSpare(view);

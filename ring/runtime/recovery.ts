@@ -10,7 +10,7 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { unreachable } from "../../src/types/assert.ts";
-import { OVERSLEPT_MS } from "../core/detector.ts";
+import { LAG_MS_START, OVERSLEPT_MS } from "../core/detector.ts";
 import type { Candidate } from "../core/formation.ts";
 import { Keeper } from "../core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
@@ -29,8 +29,6 @@ import { loadedFrom, Store } from "./store.ts";
 import { Watch, type Suspicion } from "./watch.ts";
 
 const TICK_MS = 50;
-/** Programs and data are still being loaded: what this machine stalls for is not known yet. */
-const COLD_LAG_MS = 500;
 /** Without a commit for so long, or eight usual steps, the view is changed; doubled with each view that commits nothing. */
 const STALL_MS = 5_000;
 const STALL_STEPS = 8;
@@ -94,7 +92,9 @@ export class Recovery {
   #begun: number | undefined;
   #tickMs = nowMs();
   readonly #quarantine = new Quarantine();
-  #lagMs = COLD_LAG_MS;
+  #lagMs = LAG_MS_START;
+  /** Processes of the last view's members. */
+  #present: ReadonlySet<string> = new Set();
   #committedMs = nowMs();
   #stallFactor = 1;
   /** Who has confirmed the view since this process stood still; undefined where it need not. */
@@ -321,6 +321,7 @@ export class Recovery {
       const peerId = peersOf(view).find((peer) => peer.node === node)?.peerId;
       if (peerId !== undefined && cause !== "left") this.#quarantine.evicted(peerId, cause, nowMs());
     }
+    const present = this.#present;
     const watched = this.#watch;
     const suspicions = this.#suspicions;
     const lastHeardMs = (node: number): number =>
@@ -329,7 +330,9 @@ export class Recovery {
     this.#begun = undefined;
     this.#watch?.stop();
     this.#suspicions = [];
-    this.#watch = isMember(view, this.node) ? this.#createWatch(view) : undefined;
+    const isCold = view.view === 0 || view.members.some(({ peerId, boot }) => !present.has(`${peerId} ${boot}`));
+    this.#present = new Set(view.members.map(({ peerId, boot }) => `${peerId} ${boot}`));
+    this.#watch = isMember(view, this.node) ? this.#createWatch(view, isCold) : undefined;
     this.#committedMs = nowMs();
     void this.#init.events.catchUp(view).then((step) => {
       if (view !== this.#view) return;
@@ -338,10 +341,14 @@ export class Recovery {
     });
   }
 
-  #createWatch(view: RingView): Watch {
+  #createWatch(view: RingView, isCold: boolean): Watch {
     return new Watch({
-      ...{ view, node: this.node, control: this.#control, lagMs: this.#lagMs },
+      ...{ view, node: this.node, control: this.#control, lagMs: this.#lagMs, isCold },
       suspicions: (suspicions) => {
+        const { note } = this.#init.events;
+        for (const suspicion of suspicions) {
+          if (!this.#suspicions.includes(suspicion)) note("suspected", { view: view.view, ...suspicion });
+        }
         this.#suspicions = suspicions;
         const dead = suspicions.filter(({ cause }) => cause === "closed").map(({ node }) => node);
         this.#council.handle({ kind: "suspicions", suspected: suspicions.map(({ node }) => node), dead });
@@ -399,6 +406,7 @@ export class Recovery {
     const { view } = this.#view;
     this.#init.events.frontier(version);
     for (const { follower, isSpare } of this.#followers) if (isSpare) follower.tellFrontier(version);
+    if (version > this.#view.restoreStep) this.#watch?.warm();
     if (version > this.#view.restoreStep) this.#council.handle({ kind: "settled", view });
   }
 

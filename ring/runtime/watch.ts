@@ -15,6 +15,9 @@ import {
 import { memberOf, replicaHolders, type RingMember, type RingView } from "../core/view.ts";
 import type { Control } from "./control.ts";
 
+/** Programs and data are still being loaded, and nobody knows yet what this machine stalls for. */
+const COLD_LAG_MS = 2_000;
+
 export interface Suspicion {
   readonly node: number;
   readonly cause: SuspicionCause;
@@ -27,6 +30,8 @@ export interface WatchInit {
   readonly control: Control;
   /** Of the machine's load, from the view before. */
   readonly lagMs: number;
+  /** Somebody in this view has only just started: until the first commit, silence says little. */
+  readonly isCold: boolean;
   /** Told after each change. */
   readonly suspicions: (suspicions: readonly Suspicion[]) => void;
   /** This process stood still: it must not act on what it believes of its view before others have confirmed it. */
@@ -35,7 +40,8 @@ export interface WatchInit {
 
 export class Watch {
   readonly #init: WatchInit;
-  readonly #machine: DetectorMachine;
+  #machine: DetectorMachine;
+  #isCold: boolean;
   readonly #suspicions = new Map<number, Suspicion>();
   /** Whom others asked about, and who asked, until an answer is due. */
   readonly #probed = new Map<number, Set<number>>();
@@ -45,14 +51,26 @@ export class Watch {
   #isOver = false;
 
   constructor(init: WatchInit) {
-    const { view, node, lagMs } = init;
     this.#init = init;
+    this.#isCold = init.isCold;
+    this.#machine = this.#newMachine(init.isCold ? Math.max(init.lagMs, COLD_LAG_MS) : init.lagMs);
+  }
+
+  #newMachine(lagMs: number): DetectorMachine {
+    const { view, node } = this.#init;
     const members = view.members.map((member) => member.node);
-    this.#machine = new DetectorMachine({ node, members, watched: watchedBy(view, node), lagMs, nowMs: nowMs() });
+    return new DetectorMachine({ node, members, watched: watchedBy(view, node), lagMs, nowMs: nowMs() });
+  }
+
+  /** The ring commits: from now on it is to be judged by what it does. */
+  warm(): void {
+    if (!this.#isCold || this.#suspicions.size > 0) return;
+    this.#isCold = false;
+    this.#machine = this.#newMachine(this.#init.lagMs);
   }
 
   get lagMs(): number {
-    return this.#machine.lagMs;
+    return this.#isCold ? this.#init.lagMs : this.#machine.lagMs;
   }
 
   /**

@@ -89,6 +89,12 @@ export class TimeAccount {
     this.#dispatchedAt = undefined;
   }
 
+  /** The operation was broken off: until now the worker was busy with it. */
+  abandoned(sample: ThreadSample): void {
+    const { nowMs: endMs } = sample;
+    this.completed(sample, { startMs: this.#dispatchedAt ?? endMs, endMs, runQueueMs: 0 });
+  }
+
   /** Brings `total` up to now while the worker is free. */
   settle(sample: ThreadSample): void {
     if (this.#dispatchedAt === undefined) this.#closeFree(sample);

@@ -83,6 +83,7 @@ class Worker {
   readonly #pacer: Pacer | null;
   /** When the layer under way began. */
   #layerStartMs = 0;
+  #firstStep = 0;
   #isTraining = true;
 
   constructor({ segments, replicas, engine, pace, memory }: WorkerInit) {
@@ -108,6 +109,7 @@ class Worker {
 
   /** Replicas in a memory that is filled already are told of one by one. */
   #firstState({ restore, filledStep }: WorkerInit): LoadedState {
+    this.#firstStep = filledStep ?? 0;
     if (restore.length > 0) return this.#load(restore);
     if (filledStep !== null) {
       for (const segment of this.#segments) segment.reset(filledStep);
@@ -118,8 +120,9 @@ class Worker {
     return this.#loaded(this.#replicas);
   }
 
+  /** That comes next. A spare has copies alone, and says the step that it began with. */
   get step(): number {
-    return this.#segment(0).step;
+    return this.#segments[0]?.step ?? this.#firstStep;
   }
 
   run(operation: Operation): Outcomes[keyof Outcomes] & OperationTimes {

@@ -56,9 +56,14 @@ export class StageClockwork {
   /** Runs one operation of the worker, and books what it took. */
   async timed<Result extends WorkerInterval>(run: () => Promise<Result>): Promise<Result> {
     this.#account.dispatched(this.#sampler.sample());
-    const result = await run();
-    this.#account.completed(this.#sampler.sample(), result);
-    return result;
+    try {
+      const result = await run();
+      this.#account.completed(this.#sampler.sample(), result);
+      return result;
+    } catch (error) {
+      this.#account.abandoned(this.#sampler.sample());
+      throw error;
+    }
   }
 
   /** Called before the step's first forward. */
