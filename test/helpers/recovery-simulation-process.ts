@@ -352,11 +352,14 @@ export class RecoveryProcess {
         });
       case "load": {
         const copies = output.isOrigin ? replicasAt(current, this.node).map(({ layers }) => layers) : [];
-        if (output.isOrigin) memory.live.clear();
         return this.compute(
           delayMs,
           begin("loading"),
-          ifCurrent(() => load([...own, ...copies], output.isOrigin)),
+          ifCurrent(() => {
+            // An update of the view before has ended by now.
+            if (output.isOrigin) memory.live.clear();
+            load([...own, ...copies], output.isOrigin);
+          }),
         );
       }
       case "fill":

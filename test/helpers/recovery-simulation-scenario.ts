@@ -143,21 +143,7 @@ export function drawScenario(seed: number): RecoveryScenario {
 const inOrder = (faults: readonly Fault[]): readonly Fault[] => faults.toSorted((a, b) => a.atMs - b.atMs);
 
 /** Proposers and voters that stop in the middle of a decision and come back at once: what was told to a few only. */
-function drawStorm(
-  random: RandomStream,
-): Pick<
-  RecoveryScenario,
-  | "nodes"
-  | "owners"
-  | "layers"
-  | "laps"
-  | "replicas"
-  | "isWithinBudget"
-  | "lossPermille"
-  | "diskMs"
-  | "healMs"
-  | "faults"
-> {
+function drawStorm(random: RandomStream): Omit<RecoveryScenario, "seed" | "delayMs" | "stageMs"> {
   const pick = <T>(values: readonly T[]): T => values[random.nextBelow(values.length)]!;
   const nodes = pick([2, 3, 3, 3, 4, 5]);
   const atMs = 100 + random.nextBelow(500);
@@ -178,10 +164,12 @@ function drawStorm(
   }
   const shape = { nodes, owners: nodes, laps: 1, layers: nodes, replicas: Math.min(nodes - 1, 2) };
   const lossPermille = pick([0, 100, 300]);
+  const duplicatePermille = pick([0, 100, 400]);
   return {
     ...shape,
     isWithinBudget: false,
     lossPermille,
+    duplicatePermille,
     diskMs: pick([1, 5, 40]),
     healMs: 3_000,
     faults: inOrder(faults),
