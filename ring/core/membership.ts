@@ -219,6 +219,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#ready = new Set();
     this.#isSettled = false;
     this.#isStalled = false;
+    // Of this view's members nothing is known yet: who comes back is another process.
+    this.#suspected = [];
+    this.#dead = this.#dead.filter((node) => !isMember(view, node));
     this.#map = null;
     this.#turns = new Turns();
     this.#waitsFor = null;
