@@ -271,7 +271,7 @@ export class Faults {
     return [...versions].some(
       (version) =>
         version >= checker.committedVersion &&
-        layers.every((layer) => left.some(({ memory }) => memory.read(layer, version) !== undefined)),
+        layers.every((layer) => left.some((process) => isHere(process, layer, version))),
     );
   }
 
@@ -291,4 +291,9 @@ export class Faults {
         return 2 * left.filter(({ peerId }) => names.includes(peerId)).length > voters.length;
       });
   }
+}
+
+/** While a view trains, others who have come further cannot know that its first version is the newest committed: the vault does not count. */
+function isHere({ memory, session }: RecoveryProcess, layer: number, version: number): boolean {
+  return (session === undefined ? memory.read(layer, version) : memory.readLive(layer, version)) !== undefined;
 }

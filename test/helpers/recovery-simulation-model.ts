@@ -74,11 +74,17 @@ export class Memory {
   vault: { readonly version: number; readonly values: ReadonlyMap<number, number> } | undefined;
 
   read(layer: number, version: number): number | undefined {
+    const value = this.readLive(layer, version);
+    return value === undefined && this.vault?.version === version ? this.vault.values.get(layer) : value;
+  }
+
+  /** Of what trains or follows. */
+  readLive(layer: number, version: number): number | undefined {
     for (const { layers, current, previous } of this.live.values()) {
       if (layer < layers[0] || layer >= layers[1]) continue;
       for (const slot of [current, previous]) if (slot?.version === version) return slot.values[layer - layers[0]];
     }
-    return this.vault?.version === version ? this.vault.values.get(layer) : undefined;
+    return undefined;
   }
 
   versionsOf(layer: number): readonly number[] {
