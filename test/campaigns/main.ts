@@ -2,12 +2,14 @@
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { explore } from "./explorer.ts";
+import { recovery } from "./recovery.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 
 const RUNS = {
   balance: () => runCampaign(balance),
   explorer: explore,
+  recovery,
   schedules: () => runCampaign(schedules),
   simulator: () => runCampaign(simulator),
 } as const;

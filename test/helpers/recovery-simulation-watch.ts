@@ -74,7 +74,7 @@ export class Watch {
     // The view may be over: what was asked for in it is answered to nobody.
     if (this.#process.watch !== this) return;
     const { nowMs } = this.#process.world;
-    const outputs = this.#machine.handle({ ...input, nowMs } as DetectorInput);
+    const outputs = this.#machine.handle({ ...input, nowMs });
     for (const output of outputs) this.#act(output);
   }
 
