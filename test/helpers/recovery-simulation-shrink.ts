@@ -2,7 +2,8 @@
 import type { Fault, RecoveryScenario } from "./recovery-simulation-scenario.ts";
 import { simulateRecovery } from "./recovery-simulation.ts";
 
-const TRIES_MAX = 2_000;
+/** What was found by then is small enough. */
+const LIMIT_MS = 15_000;
 
 /** The rule that a scenario breaks, as `V3` or as the message of what was thrown; undefined: none. */
 export function brokenRule(scenario: RecoveryScenario): string | undefined {
@@ -18,18 +19,12 @@ export function brokenRule(scenario: RecoveryScenario): string | undefined {
 /** @param scenario breaks a rule; what is returned breaks the same one */
 export function shrink(scenario: RecoveryScenario): RecoveryScenario {
   const rule = brokenRule(scenario);
-  let smallest = scenario;
-  for (let tries = 0; tries < TRIES_MAX;) {
-    let next: RecoveryScenario | undefined;
-    for (const candidate of smaller(smallest)) {
-      tries += 1;
-      if (brokenRule(candidate) === rule) next = candidate;
-      if (next !== undefined || tries >= TRIES_MAX) break;
-    }
-    if (next === undefined) return smallest;
+  const endMs = performance.now() + LIMIT_MS;
+  for (let smallest = scenario; ;) {
+    const next = smaller(smallest).find((candidate) => performance.now() >= endMs || brokenRule(candidate) === rule);
+    if (next === undefined || performance.now() >= endMs) return smallest;
     smallest = next;
   }
-  return smallest;
 }
 
 /** The boldest first. */
