@@ -5,7 +5,7 @@
 import { type Fingerprint, fingerprintOf } from "../../src/config/fingerprint.ts";
 import type { Recorder } from "../../src/metrics/recorder.ts";
 import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
-import { buildSummary, type NodeReport, type RecoveryFacts } from "../../src/metrics/summary.ts";
+import { buildSummary, type NodeReport, type RecoveryRecord } from "../../src/metrics/summary.ts";
 import { chromeTrace, type TimelineEntry } from "../../src/metrics/timeline.ts";
 import { parseModel } from "../../src/nn/spec.ts";
 import { type Shard, writeManifest } from "../../src/runtime/checkpoint.ts";
@@ -25,8 +25,6 @@ export interface BulletinInit {
   readonly folder: RunFolder;
   readonly isWriter: () => boolean;
   readonly recorder: Recorder;
-  /** As this node saw it. */
-  readonly recovery: () => RecoveryFacts;
   readonly onNotDurable: (step: number, reason: string) => void;
 }
 
@@ -38,6 +36,8 @@ export class Bulletin {
   readonly #completedSteps = Promise.withResolvers<number>();
   readonly #summary = Promise.withResolvers<Record<string, unknown>>();
   readonly #init: BulletinInit;
+  /** By view and node that went. */
+  readonly #recoveries = new Map<string, RecoveryRecord>();
   readonly #reports = new Map<number, NodeReport>();
   /** Of the checkpoints under way, by step: what each segment said, its shard or why there is none. */
   readonly #outcomes = new Map<number, (Shard | string)[]>();
@@ -68,7 +68,7 @@ export class Bulletin {
       case "evaluated":
         return this.#evaluated(body.step, body.correct, body.lossSum);
       case "report":
-        return this.#report(body.report, body.completedSteps);
+        return this.#report(body.report, body.completedSteps, body.recoveries);
       case "failure":
         return;
     }
@@ -113,8 +113,9 @@ export class Bulletin {
     recorder.event("evaluated", nowMs(), { step, testAccuracy: this.#testAccuracy, testLoss: lossSum / job.testCount });
   }
 
-  #report(report: NodeReport, completedSteps: number): void {
+  #report(report: NodeReport, completedSteps: number, recoveries: readonly RecoveryRecord[]): void {
     this.#reports.set(report.node, report);
+    for (const recovery of recoveries) this.#recover(recovery);
     if (this.#init.view.owners.every((owner) => this.#reports.has(owner))) this.#completedSteps.resolve(completedSteps);
     if (!this.isComplete) return;
     const { folder, isWriter } = this.#init;
@@ -127,8 +128,21 @@ export class Bulletin {
     this.#summary.resolve(summary);
   }
 
+  /** Who came later knows nothing of it; who saw it begin and end knows most, and the first sign of it counts. */
+  #recover(recovery: RecoveryRecord): void {
+    const key = `${recovery.view} ${recovery.node}`;
+    const known = this.#recoveries.get(key);
+    const isBetter = known === undefined || known.resumedMs === null || recovery.detectedMs > known.detectedMs;
+    if (isBetter && (recovery.resumedMs !== null || known === undefined)) {
+      const recomputedSteps = Math.max(recovery.recomputedSteps, known?.recomputedSteps ?? 0);
+      this.#recoveries.set(key, { ...recovery, recomputedSteps });
+    }
+  }
+
   #build(): Record<string, unknown> {
-    const { job, view, recorder, recovery } = this.#init;
+    const { job, view, recorder } = this.#init;
+    const recoveries = [...this.#recoveries.values()].toSorted((a, b) => a.view - b.view || a.node - b.node);
+    const departed = view.departed.map(({ node, peerId }) => ({ node, peerId }));
     const { settings } = job;
     const reports = [...this.#reports.values()].toSorted((a, b) => a.node - b.node);
     const engine = this.#init.engine.split(":")[0]!;
@@ -147,7 +161,7 @@ export class Bulletin {
           owners.map((report) => report.costs),
         ),
         idleFormula: idleFormula(shape),
-        recovery: recovery(),
+        recovery: { views: view.view + 1, recoveries, departed },
       },
       reports,
     );

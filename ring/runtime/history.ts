@@ -3,9 +3,10 @@
  * is on the disk before a user is told of it; who joins late asks the others for the losses before its time.
  */
 import type { Recorder } from "../../src/metrics/recorder.ts";
-import type { RecoveryFacts, RecoveryRecord } from "../../src/metrics/summary.ts";
+import type { RecoveryRecord } from "../../src/metrics/summary.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { RingView } from "../core/view.ts";
+import { RECOVERIES_MAX } from "./messages.ts";
 import type { NodeState } from "./node-state.ts";
 
 /** Losses in one answer. */
@@ -31,7 +32,6 @@ export class History {
   readonly #init: HistoryInit;
   readonly #recent = new Map<number, number>();
   #pending: Committed[] = [];
-  #views = 1;
   readonly #recoveries: RecoveryRecord[] = [];
   /** The ones that no step was committed after yet, with the last sign of life. */
   #open: { readonly index: number; readonly lastHeardMs: number }[] = [];
@@ -85,7 +85,6 @@ export class History {
     for (const { step, loss } of view.losses) this.noteLoss(step, loss);
     for (const step of this.#recent.keys()) if (step >= view.restoreStep) this.#recent.delete(step);
     if (view.view === 0) return;
-    this.#views += 1;
     const at = nowMs();
     const recomputedSteps = begun === undefined ? 0 : Math.max(0, begun - view.restoreStep + 1);
     for (const { node, cause } of view.removed) {
@@ -100,9 +99,9 @@ export class History {
     this.look();
   }
 
-  facts(view: RingView): RecoveryFacts {
-    const departed = view.departed.map(({ node, peerId }) => ({ node, peerId }));
-    return { views: this.#views, recoveries: this.#recoveries, departed };
+  /** The newest, as this node saw them. */
+  get recoveries(): readonly RecoveryRecord[] {
+    return this.#recoveries.slice(-RECOVERIES_MAX);
   }
 
   /** The first step that was neither recorded nor is about to be. */

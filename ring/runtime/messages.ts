@@ -8,6 +8,9 @@ import { stepIndex } from "../../src/types/ids.ts";
 import { settingsSchema } from "../../src/config/settings.ts";
 import { candidateSchema, count, hex, ringViewSchema, shortText } from "./schemas.ts";
 
+/** A node tells no more of them in its report, the newest. */
+export const RECOVERIES_MAX = 4096;
+
 export const joinHelloSchema = z.strictObject({
   kind: z.literal("join"),
   build: shortText,
@@ -145,11 +148,27 @@ export const failureSchema = z.discriminatedUnion("kind", [
 ]);
 export type Failure = z.infer<typeof failureSchema>;
 
+/** What one node saw of a view that went on without another. */
+const recoverySchema = z.strictObject({
+  cause: z.enum(["closed", "silent", "left"]),
+  node: count,
+  step: count,
+  view: count,
+  detectedMs: z.number(),
+  resumedMs: z.number().nullable(),
+  recomputedSteps: count,
+});
+
 export const announcementBodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
   z.strictObject({ kind: z.literal("notSaved"), step: count, reason: z.string().max(2000) }),
   z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
-  z.strictObject({ kind: z.literal("report"), completedSteps: count, report: reportSchema }),
+  z.strictObject({
+    kind: z.literal("report"),
+    completedSteps: count,
+    report: reportSchema,
+    recoveries: z.array(recoverySchema).max(RECOVERIES_MAX).readonly(),
+  }),
   z.strictObject({ kind: z.literal("failure"), failure: failureSchema }),
 ]);
 

@@ -305,7 +305,6 @@ export class RingNode {
     return new Bulletin({
       ...{ job, view, folder, engine, recorder: this.#recorder, onNotDurable },
       isWriter: () => this.#recorder.isWriter,
-      recovery: () => this.#history.facts(this.#view),
     });
   }
 
@@ -428,7 +427,7 @@ export class RingNode {
       link: this.#init.transport.lateness ?? null,
       communicationCpuMs: threadCpuMs() - this.#startedCpuMs,
     });
-    this.#announce({ kind: "report", completedSteps, report });
+    this.#announce({ kind: "report", completedSteps, report, recoveries: this.#history.recoveries });
   }
 
   async #summarize(completedSteps: number, session: Session | undefined): Promise<void> {
