@@ -10,23 +10,24 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { unreachable } from "../../src/types/assert.ts";
-import { LAG_MS_START, OVERSLEPT_MS } from "../core/detector.ts";
 import type { Candidate } from "../core/formation.ts";
 import { Keeper } from "../core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
 import { Membership } from "../core/membership.ts";
 import type { MembershipInput } from "../core/membership-messages.ts";
 import { Quarantine } from "../core/quarantine.ts";
-import { isMember, majorityOf, memberOf, ownedBy, peersOf, replicaHolders, type RingView } from "../core/view.ts";
+import { isMember, memberOf, ownedBy, peersOf, type RingView } from "../core/view.ts";
 import type { ControlInbox } from "./control-inbox.ts";
 import type { ControlMessage } from "./control-messages.ts";
 import { Control } from "./control.ts";
+import { CopyStreams } from "./copy-streams.ts";
 import { Council } from "./council.ts";
+import { Fence } from "./fence.ts";
+import { Lookout } from "./lookout.ts";
 import type { NodeState } from "./node-state.ts";
-import { fetchLayers, Follower, type ReplicaInbox } from "./replicas.ts";
-import { movedBytes } from "./segments.ts";
-import { loadedFrom, Store } from "./store.ts";
-import { Watch, type Suspicion } from "./watch.ts";
+import type { ReplicaInbox } from "./replicas.ts";
+import { loadedFrom, Store, type StoreInit } from "./store.ts";
+import type { Suspicion } from "./watch.ts";
 
 const TICK_MS = 50;
 /** Without a commit for so long, or eight usual steps, the view is changed; doubled with each view that commits nothing. */
@@ -51,6 +52,8 @@ export interface RecoveryEvents {
   /** What is not the views' business. `node` is negative for a stranger. */
   readonly hear: (message: ControlMessage, node: number) => void;
   readonly note: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
+  /** A copy was updated between this node's own operations. */
+  readonly worked: StoreInit["worked"];
   readonly failed: (error: unknown) => void;
   /** Losses of the steps before the view's first must be known before it can be installed; resolves with how many are. */
   readonly catchUp: (view: RingView) => Promise<number>;
@@ -84,22 +87,15 @@ export class Recovery {
   readonly #council: Council;
   readonly #keeper: Keeper;
   readonly #store: Store;
-  #watch: Watch | undefined;
-  #suspicions: readonly Suspicion[] = [];
-  #followers: readonly { readonly follower: Follower; readonly isSpare: boolean }[] = [];
+  readonly #copies: CopyStreams;
+  readonly #fence: Fence;
+  readonly #lookout: Lookout;
   readonly #timer: NodeJS.Timeout;
   /** The step that the last session was in. */
   #begun: number | undefined;
-  #tickMs = nowMs();
   readonly #quarantine = new Quarantine();
-  #lagMs = LAG_MS_START;
-  /** Processes of the last view's members. */
-  #present: ReadonlySet<string> = new Set();
   #committedMs = nowMs();
   #stallFactor = 1;
-  /** Who has confirmed the view since this process stood still; undefined where it need not. */
-  #confirmed: Set<number> | undefined;
-  #fence: PromiseWithResolvers<void> | undefined;
 
   constructor(init: RecoveryInit) {
     const { job, settings, self, node, view, transport, events } = init;
@@ -107,7 +103,7 @@ export class Recovery {
     this.#keeper = new Keeper(node, init.state.reported);
     this.#store = new Store({
       ...{ node: () => this.#council.membership.node, settings, engine: init.engine, pace: init.pace },
-      ...{ files: init.files, segments: init.segments, failed: events.failed },
+      ...{ files: init.files, segments: init.segments, failed: events.failed, worked: events.worked },
       tell: (input) => this.#keep(input),
     });
     const membership = new Membership({
@@ -138,7 +134,22 @@ export class Recovery {
         notDurable: (reason) => events.note("voteNotDurable", { reason }),
       },
     });
-    init.replicas.serve(job, (version, layers) => this.#store.copies(version, layers));
+    this.#copies = new CopyStreams({
+      ...{ job, settings, transport, inbox: init.replicas, store: this.#store },
+      mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
+      tell: (input) => this.#keep(input),
+    });
+    this.#fence = new Fence({
+      node: () => this.node,
+      voters: () => this.#view.voters,
+      ask: (voter) => this.send({ say: "confirm", view: this.#view.view }, voter),
+      shut: (sleptMs) => events.note("overslept", { sleptMs }),
+    });
+    this.#lookout = new Lookout({
+      ...{ control: this.#control, note: events.note },
+      suspicions: (suspicions) => this.#suspected(suspicions),
+      overslept: (sleptMs) => this.#fence.overslept(sleptMs),
+    });
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     if (init.isMember) this.#install(view);
   }
@@ -157,7 +168,7 @@ export class Recovery {
 
   /** Members but this node that are not known to be dead. */
   get others(): readonly number[] {
-    const dead = this.#suspicions.map(({ node }) => node);
+    const dead = this.#lookout.suspected;
     return this.#view.members.map(({ node }) => node).filter((node) => node !== this.node && !dead.includes(node));
   }
 
@@ -174,8 +185,8 @@ export class Recovery {
       keeper,
       /** Ready, and no copy is missing. */
       isWhole: isCommitting && this.#council.membership.describe().phase === "running",
-      isFenced: this.#fence !== undefined,
-      suspected: this.#suspicions.map(({ node }) => node),
+      isFenced: this.#fence.isShut,
+      suspected: this.#lookout.suspected,
     };
   }
 
@@ -202,12 +213,7 @@ export class Recovery {
   updated(view: RingView, step: number, loss: number, states: readonly StateDigest[]): void {
     const segments = ownedBy(view, this.node).map((layers) => loadedFrom(layers, states));
     this.#keep({ kind: "updated", view: view.view, step, segments });
-    if (this.#followers.length === 0 || view !== this.#view) return;
-    const { layouts, memory } = this.#store.compute;
-    const gradients = layouts.flatMap(({ layers }) =>
-      layers.map(({ index, outgoing }) => ({ layer: index, bytes: memory.bytes(outgoing!.all) })),
-    );
-    for (const { follower } of this.#followers) void follower.send(step, loss, gradients);
+    if (view === this.#view) this.#copies.send(step, loss);
   }
 
   token(version: number, count: number): void {
@@ -221,7 +227,7 @@ export class Recovery {
 
   /** A stream of tensors broke. Where its peer is dead, the watch will see it; else the view must open new ones. */
   edgeBroken(view: RingView, neighbour: number): void {
-    this.#watch?.closed(neighbour);
+    this.#lookout.watch?.closed(neighbour);
     setTimeout(() => {
       if (view === this.#view && !this.#council.membership.describe().isSealed) this.wish({ kind: "stalled" });
     }, BROKEN_EDGE_MS).unref();
@@ -229,27 +235,24 @@ export class Recovery {
 
   /** Undefined where this process may act on what it believes; else resolves when others have confirmed its view. */
   gate(): Promise<void> | undefined {
-    if (nowMs() - this.#tickMs > OVERSLEPT_MS) this.#overslept(nowMs() - this.#tickMs);
-    return this.#fence?.promise;
+    return this.#fence.gate();
   }
 
   get bytesSent(): number {
-    return this.#followers.reduce((sum, { follower }) => sum + follower.sent.bytes, 0);
+    return this.#copies.bytesSent;
   }
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    this.#watch?.stop();
+    this.#lookout.watch?.stop();
     this.#endSession();
     await Promise.all([this.#control.close(GOODBYE_MS), this.#store.close()]);
   }
 
   #tick(): void {
-    this.gate();
-    this.#tickMs = nowMs();
-    this.#watch?.tick();
+    this.#fence.tick();
+    this.#lookout.watch?.tick();
     this.#council.handle({ kind: "tick", nowMs: nowMs() });
-    if (this.#fence !== undefined) this.#askToConfirm();
     const { isTraining, stepMs } = this.#init.events.pace();
     const limitMs = this.#stallFactor * Math.max(STALL_MS, STALL_STEPS * stepMs);
     if (!isTraining) this.#committedMs = nowMs();
@@ -264,7 +267,7 @@ export class Recovery {
   #receive(peerId: string, boot: number, message: ControlMessage): void {
     const node = this.#council.nodeOf(peerId);
     const isPresent = memberOf(this.#view, node)?.boot === boot && node !== this.node;
-    if (isPresent) this.#watch?.heard(node);
+    if (isPresent) this.#lookout.watch?.heard(node);
     switch (message.say) {
       case "alive":
         return;
@@ -273,13 +276,13 @@ export class Recovery {
         return this.#council.hear(peerId, message, nowMs());
       case "probe":
         if (message.node === this.node) this.#control.send(peerId, { say: "alive" });
-        else if (isPresent && isMember(this.#view, message.node)) this.#watch?.probe(message.node, node);
+        else if (isPresent && isMember(this.#view, message.node)) this.#lookout.watch?.probe(message.node, node);
         return;
       case "probed":
-        if (isPresent) this.#watch?.probed(message.node, node, message.alive);
+        if (isPresent) this.#lookout.watch?.probed(message.node, node, message.alive);
         return;
       case "accuse":
-        if (isPresent && message.node !== this.node) this.#watch?.accused(message.node, node);
+        if (isPresent && message.node !== this.node) this.#lookout.watch?.accused(message.node, node);
         return;
       case "confirm": {
         const isSame = message.view === this.#view.view && !this.#council.membership.describe().isSealed;
@@ -287,7 +290,7 @@ export class Recovery {
         return;
       }
       case "confirmed":
-        if (message.view === this.#view.view) this.#confirm(node);
+        if (message.view === this.#view.view) this.#fence.confirmed(node);
         return;
       default:
         return this.#init.events.hear(message, node);
@@ -296,7 +299,7 @@ export class Recovery {
 
   #closed(peerId: string, boot: number, isOrderly: boolean): void {
     const member = memberOf(this.#view, this.#council.nodeOf(peerId));
-    if (member?.boot === boot && !isOrderly) this.#watch?.closed(member.node);
+    if (member?.boot === boot && !isOrderly) this.#lookout.watch?.closed(member.node);
   }
 
   #seal(): void {
@@ -308,31 +311,19 @@ export class Recovery {
   /** Nothing of the view is sent or handled any more. */
   #endSession(): void {
     this.#begun = this.#init.events.end() ?? this.#begun;
-    for (const { follower } of this.#followers) follower.stop();
-    this.#followers = [];
-    this.#init.replicas.remove();
-    this.#unfence();
+    this.#copies.close();
+    this.#fence.open();
   }
 
   #install(view: RingView): void {
     this.#endSession();
-    this.#lagMs = this.#watch?.lagMs ?? this.#lagMs;
     for (const { node, cause } of view.removed) {
       const peerId = peersOf(view).find((peer) => peer.node === node)?.peerId;
       if (peerId !== undefined && cause !== "left") this.#quarantine.evicted(peerId, cause, nowMs());
     }
-    const present = this.#present;
-    const watched = this.#watch;
-    const suspicions = this.#suspicions;
-    const lastHeardMs = (node: number): number =>
-      watched?.lastHeardMs(node) ?? suspicions.find((suspicion) => suspicion.node === node)?.lastHeardMs ?? nowMs();
-    this.#init.events.viewed(view, lastHeardMs, this.#begun);
+    this.#init.events.viewed(view, (node) => this.#lookout.lastHeardMs(node), this.#begun);
     this.#begun = undefined;
-    this.#watch?.stop();
-    this.#suspicions = [];
-    const isCold = view.view === 0 || view.members.some(({ peerId, boot }) => !present.has(`${peerId} ${boot}`));
-    this.#present = new Set(view.members.map(({ peerId, boot }) => `${peerId} ${boot}`));
-    this.#watch = isMember(view, this.node) ? this.#createWatch(view, isCold) : undefined;
+    this.#lookout.begin(view, this.node);
     this.#committedMs = nowMs();
     void this.#init.events.catchUp(view).then((step) => {
       if (view !== this.#view) return;
@@ -341,20 +332,9 @@ export class Recovery {
     });
   }
 
-  #createWatch(view: RingView, isCold: boolean): Watch {
-    return new Watch({
-      ...{ view, node: this.node, control: this.#control, lagMs: this.#lagMs, isCold },
-      suspicions: (suspicions) => {
-        const { note } = this.#init.events;
-        for (const suspicion of suspicions) {
-          if (!this.#suspicions.includes(suspicion)) note("suspected", { view: view.view, ...suspicion });
-        }
-        this.#suspicions = suspicions;
-        const dead = suspicions.filter(({ cause }) => cause === "closed").map(({ node }) => node);
-        this.#council.handle({ kind: "suspicions", suspected: suspicions.map(({ node }) => node), dead });
-      },
-      overslept: (sleptMs) => this.#overslept(sleptMs),
-    });
+  #suspected(suspicions: readonly Suspicion[]): void {
+    const dead = suspicions.filter(({ cause }) => cause === "closed").map(({ node }) => node);
+    this.#council.handle({ kind: "suspicions", suspected: suspicions.map(({ node }) => node), dead });
   }
 
   #start(view: RingView): void {
@@ -372,7 +352,7 @@ export class Recovery {
       case "keep":
         return this.#store.keep(this.#view, output.version, output.layers);
       case "fetch":
-        return void this.#fetch(output);
+        return void this.#copies.fetch(this.#view, output);
       case "load":
         return this.#store.load(this.#view, output.version, output.isOrigin);
       case "fill":
@@ -405,72 +385,14 @@ export class Recovery {
   #reached(version: number): void {
     const { view } = this.#view;
     this.#init.events.frontier(version);
-    for (const { follower, isSpare } of this.#followers) if (isSpare) follower.tellFrontier(version);
-    if (version > this.#view.restoreStep) this.#watch?.warm();
+    this.#copies.tellFrontier(version);
+    if (version > this.#view.restoreStep) this.#lookout.watch?.warm();
     if (version > this.#view.restoreStep) this.#council.handle({ kind: "settled", view });
-  }
-
-  async #fetch({ view, from, version, layers }: Extract<KeeperOutput, { kind: "fetch" }>): Promise<void> {
-    const { transport, job, settings } = this.#init;
-    const sizes = movedBytes(settings);
-    const addresses = peersOf(this.#view).find(({ node }) => node === from)?.addresses;
-    if (addresses !== undefined) {
-      const arrived = (block: Parameters<Store["add"]>[1]): void => this.#store.add(view, block);
-      await fetchLayers({ transport, addresses, job, version, layers, sizeOf: (layer) => sizes[layer]!, arrived });
-    }
-    this.#store.fetchEnded(view, from);
   }
 
   /** Own layers are here: copies of them may be made, and copies of others' be fed. */
   #installed(): void {
-    const view = this.#view;
-    const { job, transport, replicas } = this.#init;
-    const { memory } = this.#store.compute;
-    replicas.install({
-      ...{ job, view: view.view, memory },
-      ownerOf: (peerId) => view.members.find((member) => member.peerId === peerId)?.node,
-      layoutsOf: (owner) => this.#store.replicasOf(owner),
-      mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
-      gradient: (owner, step, loss) => this.#keep({ kind: "gradient", view: view.view, owner, step, loss }),
-      frontier: (version) => this.#keep({ kind: "frontier", view: view.view, version }),
-    });
-    const holders = view.owners.includes(this.node) ? replicaHolders(view, this.node) : [];
-    this.#followers = holders.map((holder) => ({
-      isSpare: !view.owners.includes(holder),
-      follower: new Follower({
-        ...{ transport, addresses: memberOf(view, holder)!.addresses, job, view: view.view, owner: this.node },
-        applied: (applied) => this.#keep({ kind: "applied", view: view.view, from: holder, ...applied }),
-      }),
-    }));
-    this.#council.handle({ kind: "installed", view: view.view });
-  }
-
-  /** Others may have gone on meanwhile: until a majority says that they have not, nothing is believed. */
-  #overslept(sleptMs: number): void {
-    this.#tickMs = nowMs();
-    if (this.#fence !== undefined) return;
-    this.#init.events.note("overslept", { sleptMs });
-    this.#fence = Promise.withResolvers();
-    this.#confirmed = new Set();
-    this.#confirm(this.node);
-    this.#askToConfirm();
-  }
-
-  #askToConfirm(): void {
-    const { view, voters } = this.#view;
-    for (const voter of voters) if (voter !== this.node) this.send({ say: "confirm", view }, voter);
-  }
-
-  #confirm(node: number): void {
-    const { voters } = this.#view;
-    this.#confirmed?.add(node);
-    const confirmed = voters.filter((voter) => this.#confirmed?.has(voter) === true).length;
-    if (confirmed >= majorityOf(voters)) this.#unfence();
-  }
-
-  #unfence(): void {
-    this.#confirmed = undefined;
-    this.#fence?.resolve();
-    this.#fence = undefined;
+    this.#copies.open(this.#view, this.node);
+    this.#council.handle({ kind: "installed", view: this.#view.view });
   }
 }
