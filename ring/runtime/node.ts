@@ -126,7 +126,7 @@ export class RingNode {
       state: init.state,
       told: (...step) => this.#told(...step),
     });
-    this.#timeline = new Timeline(folder, Math.max(0, node), parseTimeline(job.settings.timeline));
+    this.#timeline = new Timeline(folder, () => this.#node, parseTimeline(job.settings.timeline));
     this.#clockwork = new StageClockwork(new TimeAccount(this.#sampler.sample()), this.#sampler, job.settings.laps);
     this.#bulletin = this.#newBulletin(view);
     this.#finish = new Finish({
@@ -269,6 +269,10 @@ export class RingNode {
         }),
       hear: (message, node) => this.#hearControl(message, node),
       note: (kind, fields) => this.#recorder.event(kind, nowMs(), fields),
+      worked: (step, { startMs, endMs, runQueueMs }) => {
+        this.#clockwork.inserted({ startMs, endMs, runQueueMs });
+        this.#timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
+      },
       failed: (error) => this.#fail({ kind: "thrown", node: this.#node, error }),
       catchUp: (view) =>
         this.#history.catchUp(

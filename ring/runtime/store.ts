@@ -8,6 +8,7 @@ import { blockDigest } from "../../src/nn/block-digest.ts";
 import type { LayerBlock } from "../../src/nn/blocks.ts";
 import type { HeldLayout, SegmentInit } from "../../src/nn/layout.ts";
 import { ComputeChannel } from "../../src/runtime/compute-channel.ts";
+import type { OperationTimes } from "../../src/runtime/compute-operations.ts";
 import { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { defined } from "../../src/types/assert.ts";
@@ -32,6 +33,8 @@ export interface StoreInit {
   readonly segments: (view: RingView) => readonly SegmentInit[];
   /** Shards to begin with where the run goes on from files. */
   readonly files: readonly string[];
+  /** A slice of a copy's update was done. */
+  readonly worked: (step: number, times: OperationTimes) => void;
   readonly tell: (input: KeeperInput) => void;
   readonly failed: (error: unknown) => void;
 }
@@ -178,7 +181,10 @@ export class Store {
         const slices = Math.min(SLICES_MAX, Math.ceil(elements / SLICE_ELEMENTS));
         let states: readonly StateDigest[] = [];
         for (let slice = 0; slice < slices; slice += 1) {
-          ({ states } = await compute.insert<"replicaUpdate">({ kind: "replicaUpdate", replica, step, slice, slices }));
+          const operation = { kind: "replicaUpdate", replica, step, slice, slices } as const;
+          const result = await compute.insert<"replicaUpdate">(operation);
+          this.#init.worked(step, result);
+          ({ states } = result);
         }
         segments.push(loadedFrom(layers, states));
       }

@@ -60,6 +60,8 @@ export class TimeAccount {
   /** The worker has been free since then; totals of the main thread as of then. */
   #since: ThreadSample;
   #dispatchedAt: number | undefined;
+  /** Of work for others that was done between a dispatch and its operation. */
+  #insertedMs = 0;
 
   constructor(opened: ThreadSample) {
     this.#since = opened;
@@ -81,7 +83,8 @@ export class TimeAccount {
     const dispatchedAt = this.#dispatchedAt;
     assert(dispatchedAt !== undefined, "an operation ends that was dispatched");
     const elapsed = sample.nowMs - dispatchedAt;
-    const computeMs = clamp(worker.endMs - worker.startMs, 0, elapsed);
+    const computeMs = clamp(worker.endMs - worker.startMs + this.#insertedMs, 0, elapsed);
+    this.#insertedMs = 0;
     const hops = elapsed - computeMs;
     const runQueueMs = clamp(worker.runQueueMs + sample.runQueueMs - this.#since.runQueueMs, 0, hops);
     this.#add({ computeMs, communicationMs: hops - runQueueMs, runQueueMs, waitMs: 0 });
@@ -95,17 +98,27 @@ export class TimeAccount {
     this.completed(sample, { startMs: this.#dispatchedAt ?? endMs, endMs, runQueueMs: 0 });
   }
 
+  /** The worker did something between the node's own operations: a copy's update. */
+  inserted(sample: ThreadSample, worker: WorkerInterval): void {
+    const computeMs = worker.endMs - worker.startMs;
+    if (this.#dispatchedAt === undefined) this.#closeFree(sample, computeMs);
+    else this.#insertedMs += computeMs;
+  }
+
   /** Brings `total` up to now while the worker is free. */
   settle(sample: ThreadSample): void {
     if (this.#dispatchedAt === undefined) this.#closeFree(sample);
   }
 
-  #closeFree(sample: ThreadSample): void {
-    const elapsed = Math.max(0, sample.nowMs - this.#since.nowMs);
+  /** @param busyMs of it the worker was not free */
+  #closeFree(sample: ThreadSample, busyMs = 0): void {
+    const wallMs = Math.max(0, sample.nowMs - this.#since.nowMs);
+    const computeMs = clamp(busyMs, 0, wallMs);
+    const elapsed = wallMs - computeMs;
     const runQueueMs = clamp(sample.runQueueMs - this.#since.runQueueMs, 0, elapsed);
     const active = sample.loopActiveMs - this.#since.loopActiveMs;
     const communicationMs = clamp(active, 0, elapsed - runQueueMs);
-    this.#add({ computeMs: 0, communicationMs, runQueueMs, waitMs: elapsed - runQueueMs - communicationMs });
+    this.#add({ computeMs, communicationMs, runQueueMs, waitMs: elapsed - runQueueMs - communicationMs });
     this.#since = sample;
   }
 

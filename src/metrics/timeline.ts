@@ -23,14 +23,17 @@ interface KeptStep {
 /** Collects one node's entries; memory is bounded by the steps that are kept. */
 export class Timeline {
   readonly #folder: RunFolder;
-  readonly #name: string;
+  readonly #node: () => number;
   readonly #keptSteps: number;
   #steps: KeptStep[] = [];
 
-  /** @param keptSteps 0 for none, Infinity for all (written as the run goes on). */
-  constructor(folder: RunFolder, node: number, keptSteps: number) {
+  /**
+   * @param node its number, known when there is something to write
+   * @param keptSteps 0 for none, Infinity for all (written as the run goes on)
+   */
+  constructor(folder: RunFolder, node: () => number, keptSteps: number) {
     this.#folder = folder;
-    this.#name = `timeline/${node}.jsonl`;
+    this.#node = node;
     this.#keptSteps = keptSteps;
   }
 
@@ -53,7 +56,7 @@ export class Timeline {
   flush(): void {
     const entries = this.#steps.flatMap((step) => step.entries);
     this.#steps = [];
-    this.#folder.appendLines(this.#name, entries);
+    this.#folder.appendLines(`timeline/${this.#node()}.jsonl`, entries);
   }
 }
 

@@ -54,7 +54,7 @@ export class SerialRun {
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
     this.#recorder = new Recorder({ folder, batch, earlier, startedMs });
     this.#recorder.write(true);
-    this.#timeline = new Timeline(folder, 0, parseTimeline(timeline));
+    this.#timeline = new Timeline(folder, () => 0, parseTimeline(timeline));
     this.#feeder = new Feeder(data, { seed, batch, microBatches });
     const sampler = new ThreadSampler();
     this.#clockwork = new StageClockwork(new TimeAccount(sampler.sample()), sampler, 1);

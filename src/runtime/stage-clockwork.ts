@@ -66,6 +66,11 @@ export class StageClockwork {
     }
   }
 
+  /** Books what the worker did between the stage's operations. */
+  inserted(worker: WorkerInterval): void {
+    this.#account.inserted(this.#sampler.sample(), worker);
+  }
+
   /** Called before the step's first forward. */
   stepStarted(step: number): void {
     const sample = this.#sampler.sample();
