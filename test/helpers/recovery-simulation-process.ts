@@ -208,7 +208,9 @@ export class RecoveryProcess {
         this.#nextTold = undefined;
         if (this.isLeaving) this.world.faults.left(this);
         this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
-        return this.#endSession(output.view.view - 1);
+        this.#endSession(output.view.view - 1);
+        // What it has of the restored version, members may still fetch.
+        return this.toKeeper({ kind: "install", view: output.view, node: this.node });
       case "start":
         return this.#start(output.view);
       case "lost":
@@ -241,7 +243,7 @@ export class RecoveryProcess {
     this.world.checker.entered(this, view);
     this.watch = new Watch(this, view);
     this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
-    this.toKeeper({ kind: "install", view });
+    this.toKeeper({ kind: "install", view, node: this.node });
     // Steps before those that the view knows of were told by others.
     this.toKeeper({ kind: "caughtUp", step: view.losses[0]?.step ?? view.restoreStep });
   }

@@ -131,10 +131,16 @@ export class Session {
     const gradients = this.#gradients;
     this.#gradients = new Map();
     this.#backwardsLeft = this.#laps;
-    for (const to of replicaHolders(this.#view, node)) {
-      this.#process.sendFrame(to, { kind: "gradient", view, owner: node, ...due, gradients });
-      world.faults.reached(this.#process, "gradientSent");
-    }
+    const send = (): void => {
+      for (const to of replicaHolders(this.#view, node)) {
+        if (this.#isOver) return;
+        this.#process.sendFrame(to, { kind: "gradient", view, owner: node, ...due, gradients });
+        world.faults.reached(this.#process, "gradientSent");
+      }
+    };
+    // Copies may be behind their owner, or before it.
+    const isSentFirst = world.random.nextBelow(2) === 0;
+    if (isSentFirst) send();
     const own = ownedBy(this.#view, node);
     const begin = (): boolean => {
       if (this.#isOver) return false;
@@ -149,6 +155,7 @@ export class Session {
       world.faults.reached(this.#process, "updated");
       const segments = own.map((layers) => ({ layers, digests: memory.digests(layers) }));
       this.#process.toKeeper({ kind: "updated", view, step: due.step, segments });
+      if (!isSentFirst) send();
       if (!this.#isOver) this.#goOn();
     });
   }
