@@ -5,13 +5,20 @@
  */
 import { unreachable } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
-import { Agreement, boundValue, type AgreementMessage, type AgreementOutput, type Vote } from "./agreement.ts";
+import {
+  Agreement,
+  boundValue,
+  type AgreementMessage,
+  type AgreementOutput,
+  type Ballot,
+  type Vote,
+} from "./agreement.ts";
 import type { Candidate } from "./formation.ts";
 import type { MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
 import { nextView, type Wishes } from "./next-view.ts";
 import type { Evidence } from "./restore.ts";
 import { Turns } from "./turns.ts";
-import { isMember, peersOf, type RingView } from "./view.ts";
+import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 
 /** What was not answered is said again. */
 const REPEAT_MS = 150;
@@ -52,6 +59,8 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #isStalled = false;
   #isLeaving = false;
   #turns = new Turns();
+  /** This node's newest ballot that was refused. */
+  #overtaken: Ballot = 0;
   #roundMs = 0;
   #repeatedMs = 0;
   #nowMs = 0;
@@ -170,10 +179,12 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     const before = this.#agreement.state.promised;
     this.#act(this.#agreement.handle({ kind: "message", from, message, evidence: this.evidence() }));
     const isAnothers = from !== this.#node && (message.kind === "prepare" || message.kind === "accept");
-    // Somebody gets on with it: this node's turn is put off. A round that was overtaken is not this node's any more.
-    if (message.kind === "refused" || (isAnothers && message.ballot >= before)) {
-      this.#turns.putOff(this.#nowMs, this.#rank);
-    }
+    // Somebody gets on with it: this node's turn is put off. A round that was overtaken is not this node's any more; that is heard once, since
+    // its questions are repeated and refused for as long as there is no newer round. 1. Two nodes overtake each other, and the third is dead.
+    // 2. Both repeat, and are refused, more often than their patience lasts. 3. Nobody's turn comes again.
+    const isOvertaken = message.kind === "refused" && message.ballot > this.#overtaken;
+    if (isOvertaken) this.#overtaken = message.ballot;
+    if (isOvertaken || (isAnothers && message.ballot >= before)) this.#turns.putOff(this.#nowMs, this.#rank);
   }
 
   #hearJoin(candidate: Candidate): void {
@@ -224,6 +235,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#dead = this.#dead.filter((node) => !isMember(view, node));
     this.#map = null;
     this.#turns = new Turns();
+    this.#overtaken = 0;
     this.#waitsFor = null;
     for (const { peerId } of view.members) this.#joiners.delete(peerId);
     for (const node of this.#leavers) if (!isMember(view, node)) this.#leavers.delete(node);
@@ -251,6 +263,14 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#start();
     this.#propose();
     this.#choose();
+    this.#tellLost();
+  }
+
+  /** Who held these layers is dead, and no vote of anybody brings them back: there is no quorum to wait for. */
+  #tellLost(): void {
+    if (this.#dead.length === 0 || !this.#isSettled) return;
+    const layers = layersHeldBy(this.#view, this.#dead);
+    if (layers.length > 0) this.#out.push({ kind: "lost", layers });
   }
 
   #start(): void {

@@ -101,6 +101,16 @@ export function replicasAt(view: RingView, node: number): readonly HeldSegment[]
 export const holdsLayers = (view: RingView, node: number): boolean =>
   isMember(view, node) && ownedBy(view, node).length + replicasAt(view, node).length > 0;
 
+/** Layers of which only these nodes have a copy, once the view has committed something. */
+export function layersHeldBy(view: RingView, nodes: readonly number[]): readonly number[] {
+  const { owners, cut } = view;
+  return cut.flatMap(([start, end], stage) => {
+    const owner = owners[stage % owners.length]!;
+    const isOnly = [owner, ...replicaHolders(view, owner)].every((node) => nodes.includes(node));
+    return isOnly ? Array.from({ length: end - start }, (_, index) => start + index) : [];
+  });
+}
+
 /** Who votes on the view after one with these members. Former voters fill in up to three, so that one node alone never decides. */
 export function votersOf(
   members: readonly number[],
