@@ -25,13 +25,14 @@ import { ControlInbox } from "./runtime/control-inbox.ts";
 import { DATA_PROTOCOL, EdgeInbox } from "./runtime/edges.ts";
 import { foundRing, joinFounder, redirectNewcomers, welcomeLate } from "./runtime/founding.ts";
 import type { Job, Welcome } from "./runtime/messages.ts";
+import type { RunOutcome } from "./runtime/finish.ts";
 import { NodeState } from "./runtime/node-state.ts";
-import { RingNode, type RunOutcome } from "./runtime/node.ts";
+import { RingNode } from "./runtime/node.ts";
 import { REPLICA_PROTOCOL, ReplicaInbox } from "./runtime/replicas.ts";
 import { firstView } from "./runtime/segments.ts";
 
 export type { Job } from "./runtime/messages.ts";
-export type { RunOutcome } from "./runtime/node.ts";
+export type { RunOutcome } from "./runtime/finish.ts";
 export { ownedBy, type RingView } from "./core/view.ts";
 export { checkSchedule } from "./core/schedule.ts";
 export { BASE_BYTES, CAN_SPLIT, firstCut, planNode, rangesOf, shapeOf } from "./runtime/segments.ts";

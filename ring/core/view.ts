@@ -127,3 +127,15 @@ export function votersOf(
   }
   return voters;
 }
+
+/** Of each machine's members the lowest writes its files. */
+export function isWriter({ members }: RingView, peerId: string): boolean {
+  const me = members.find((member) => member.peerId === peerId);
+  return me !== undefined && members.every(({ machine, node }) => machine !== me.machine || node >= me.node);
+}
+
+/** Nobody came or went: layers have moved. */
+export function isMove(before: RingView, after: RingView): boolean {
+  const nodesOf = ({ members }: RingView): string => String(members.map(({ node }) => node));
+  return nodesOf(before) === nodesOf(after) && String(before.cut) !== String(after.cut);
+}

@@ -3,7 +3,9 @@ import { unreachable } from "../../src/types/assert.ts";
 import { NetworkError, NodeLostError, NotFiniteError, UsageError } from "../../src/types/errors.ts";
 import { checkpointSteps } from "../../src/runtime/checkpoint.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
+import type { LinkEnd } from "../../src/net/link.ts";
 import { peersOf, type RingView } from "../core/view.ts";
+import type { LinkRole } from "./edges.ts";
 import type { AnnouncementBody, Failure } from "./messages.ts";
 
 export type NodeFailure =
@@ -23,6 +25,27 @@ export function memoryExceeded(node: number, residentBytes: number, memoryLimit:
     `node ${node} takes ${needed} MiB, more than --memory-limit ${memoryLimit}`,
     `use --memory-limit ${Math.ceil(1.1 * needed)}MiB or more, a smaller model, or more nodes`,
   );
+}
+
+/** What the end of an edge means where a dead node ends the run; undefined for one in order. */
+export function edgeFailure(
+  end: LinkEnd,
+  role: LinkRole,
+  neighbour: number,
+  { node, step }: { readonly node: number; readonly step: number },
+): NodeFailure | undefined {
+  switch (end.kind) {
+    case "goodbye":
+      // All that this node still waits for would have come from its predecessor; the successor may be done earlier.
+      return role === "forward" ? { kind: "announced", failure: { kind: "lost", node: neighbour, step } } : undefined;
+    case "lost":
+      return { kind: "announced", failure: { kind: "lost", node: neighbour, step } };
+    case "refused":
+      return { kind: "refused", node, neighbour, by: end.by, reason: end.reason };
+    case "failed":
+      return { kind: "thrown", node, error: end.error };
+  }
+  return unreachable(end);
 }
 
 type FailureBody = Extract<AnnouncementBody, { kind: "failure" }>;

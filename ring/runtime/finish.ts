@@ -3,11 +3,16 @@
  * One that lacks a report, because its sender died, needs them for one more view.
  */
 import type { ControlMessage } from "./control-messages.ts";
-import type { RunOutcome } from "./node.ts";
 
 /** What is complete stays complete: nobody is waited for longer. */
 const WAIT_MS = 5_000;
 const LOOK_MS = 50;
+
+export interface RunOutcome {
+  readonly completedSteps: number;
+  /** Null where this node has left before the end. */
+  readonly summary: Record<string, unknown> | null;
+}
 
 export interface FinishInit {
   readonly tell: (message: ControlMessage) => void;

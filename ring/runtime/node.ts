@@ -1,11 +1,10 @@
 /**
- * @file One node of the ring, from its first view to the summary: it trains its stage in each view, tells the others what they must know,
- * and ends when every node has heard every report. Nobody schedules it. With replicas views come and go (`recovery.ts`); without, the
- * first one is the only one, and who dies ends the run.
+ * @file One node of the ring, from its first view to the summary: it trains its stage in each view (`session.ts`), and ends when every node
+ * has heard every report (`conversation.ts`). Nobody schedules it. With replicas views come and go (`recovery.ts`); without, the first one is
+ * the only one, and who dies ends the run.
  */
 import type { DataSet } from "../../src/data/dataset.ts";
 import type { EngineKind } from "../../src/engine/contract.ts";
-import { parseMemoryLimit, parsePace } from "../../src/config/emulation.ts";
 import { parseTimeline, type Settings } from "../../src/config/settings.ts";
 import { TimeAccount } from "../../src/metrics/accounting.ts";
 import { Recorder } from "../../src/metrics/recorder.ts";
@@ -14,40 +13,32 @@ import { Timeline } from "../../src/metrics/timeline.ts";
 import type { LinkEnd } from "../../src/net/link.ts";
 import type { Lateness } from "../../src/net/shaped.ts";
 import type { Transport } from "../../src/net/transport.ts";
-import type { SegmentInit } from "../../src/nn/layout.ts";
-import { nameShard, openCheckpoint } from "../../src/runtime/checkpoint.ts";
+import { nameShard } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
-import { ComputeThread } from "../../src/runtime/compute-thread.ts";
-import { Feeder } from "../../src/runtime/feeder.ts";
-import { watchMemory } from "../../src/runtime/process-memory.ts";
-import { ThreadSampler, threadCpuMs } from "../../src/runtime/process-sample.ts";
+import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
+import { ThreadSampler } from "../../src/runtime/process-sample.ts";
 import { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { defined } from "../../src/types/assert.ts";
 import type { Candidate } from "../core/formation.ts";
-import type { Neighbour } from "../core/moves.ts";
-import type { LayerRange } from "../core/partition.ts";
-import { memberOf, type RingView } from "../core/view.ts";
-import { Bulletin } from "./bulletin.ts";
+import { isMove, isWriter, type RingView } from "../core/view.ts";
 import type { ControlInbox } from "./control-inbox.ts";
-import type { ControlMessage } from "./control-messages.ts";
-import { neighboursOf, type EdgeInbox, type LinkRole } from "./edges.ts";
-import { failureError, memoryExceeded, type NodeFailure } from "./failure.ts";
-import { Finish } from "./finish.ts";
+import { Conversation } from "./conversation.ts";
+import type { EdgeInbox, LinkRole } from "./edges.ts";
+import { Equipment } from "./equipment.ts";
+import { edgeFailure } from "./failure.ts";
+import type { RunOutcome } from "./finish.ts";
 import { History } from "./history.ts";
-import type { Announcement, AnnouncementBody, Job } from "./messages.ts";
+import type { Job } from "./messages.ts";
 import type { NodeState } from "./node-state.ts";
 import { Recovery, type RecoveryEvents } from "./recovery.ts";
 import type { ReplicaInbox } from "./replicas.ts";
-import { nodeReport, type ReportSource } from "./report.ts";
-import { fullMap, planNode } from "./segments.ts";
+import { fullMap } from "./segments.ts";
 import { Session, type SessionEvents } from "./session.ts";
 import type { DriverFailure } from "./stage-driver.ts";
+import { Tally } from "./tally.ts";
 
 /** A node that has left may still be asked for layers so long. */
 const LEAVING_MS = 1_000;
-/** How long the last word to the others may take when a run fails. */
-const FAREWELL_LIMIT_MS = 1_000;
-
 export interface RingNodeInit {
   readonly job: Job;
   /** As the founder measured them, one a layer. */
@@ -75,46 +66,33 @@ export interface RingNodeInit {
   readonly onView: (view: RingView, node: number) => void;
 }
 
-export interface RunOutcome {
-  readonly completedSteps: number;
-  /** Null where this node has left before the end. */
-  readonly summary: Record<string, unknown> | null;
-}
-
 export class RingNode {
   readonly #init: RingNodeInit;
   readonly #settings: Settings;
-  readonly #engine: EngineKind;
+  readonly #equipment: Equipment;
   readonly #recorder: Recorder;
   readonly #timeline: Timeline;
   readonly #history: History;
   readonly #sampler = new ThreadSampler();
   readonly #clockwork: StageClockwork;
-  readonly #failed = Promise.withResolvers<never>();
-  readonly #done = Promise.withResolvers<RunOutcome>();
-  readonly #finish: Finish;
+  readonly #tally: Tally;
+  readonly #conversation: Conversation;
   #node: number;
   #view: RingView;
-  #bulletin: Bulletin;
   #recovery: Recovery | undefined;
   #session: Session | undefined;
-  #compute: ComputeThread | undefined;
-  #feeder: Promise<Feeder> | undefined;
   #earlierMoves = 0;
   /** Of the commit, before there is an edge to send it over: there is at most one. */
   #token: { readonly version: number; readonly count: number } | undefined;
-  #hasFailed = false;
   #isStopWanted = false;
   #isLeaving = false;
-  #startedCpuMs = 0;
-  #counters = { bytesSent: 0, bytesReceived: 0, messagesSent: 0 };
-  #neighbours = 0;
 
   constructor(init: RingNodeInit) {
-    const { job, view, node, folder } = init;
+    const { job, view, node, folder, data } = init;
     this.#init = init;
     this.#settings = job.settings;
-    this.#engine = init.engine.split(":")[0] as EngineKind;
+    this.#equipment = new Equipment({ job, engine: init.engine.split(":")[0] as EngineKind, folder, data });
+    this.#tally = new Tally(job.settings);
     this.#view = view;
     this.#node = node;
     const lines = folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
@@ -128,14 +106,7 @@ export class RingNode {
     });
     this.#timeline = new Timeline(folder, () => this.#node, parseTimeline(job.settings.timeline));
     this.#clockwork = new StageClockwork(new TimeAccount(this.#sampler.sample()), this.#sampler, job.settings.laps);
-    this.#bulletin = this.#newBulletin(view);
-    this.#finish = new Finish({
-      tell: (message) => this.#recovery?.send(message),
-      others: () => this.#recovery?.others ?? [],
-      finished: (outcome) => this.#done.resolve(outcome),
-    });
-    // Whoever awaits `train` sees it; until then it must not count as unhandled.
-    this.#failed.promise.catch(() => {});
+    this.#conversation = this.#converse();
   }
 
   get #isReplicated(): boolean {
@@ -158,9 +129,13 @@ export class RingNode {
 
   /** Ends the run in order after the step that the first stage is in. */
   requestStop(): void {
+    this.#stop();
+    this.#recovery?.send({ say: "stop" });
+  }
+
+  #stop(): void {
     this.#isStopWanted = true;
     this.#session?.driver.requestStop();
-    this.#recovery?.send({ say: "stop" });
   }
 
   /** This node goes in order: the others take its layers over, and `train` ends without a summary. */
@@ -171,21 +146,19 @@ export class RingNode {
 
   /** Trains to the end. Throws the error of the failure that ended the run, wherever in the ring it happened. */
   async train(): Promise<RunOutcome> {
-    const { memoryLimit } = this.#settings;
-    const unwatch =
-      memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#exceeded(bytes));
-    this.#startedCpuMs = threadCpuMs();
+    const unwatch = this.#equipment.watchMemory(this.#node, (error) => this.#broken(error));
+    this.#tally.start();
     try {
       if (this.#isReplicated) this.#recovery = this.#recover();
-      else this.#begin().catch((error: unknown) => this.#fail({ kind: "thrown", node: this.#node, error }));
-      return await Promise.race([this.#done.promise, this.#failed.promise]);
+      else this.#begin().catch((error: unknown) => this.#broken(error));
+      return await this.#conversation.outcome;
     } finally {
       unwatch();
       this.#timeline.flush();
-      await this.#bulletin.written;
+      await this.#conversation.written;
       await this.#history.close();
       await this.#recovery?.close();
-      await this.#compute?.stop();
+      await this.#equipment.stop();
     }
   }
 
@@ -193,45 +166,36 @@ export class RingNode {
   async #begin(): Promise<void> {
     const { view, job } = this.#init;
     this.#viewed(view);
-    const compute = await this.#startCompute(view.cut);
-    if (job.firstStep > 0) await compute.run<"load">({ kind: "load", files: this.#files });
+    const compute = await this.#equipment.start(view.cut, view, this.#node);
+    if (job.firstStep > 0) await compute.run<"load">({ kind: "load", files: this.#equipment.files });
     await this.#startSession(view, compute);
   }
 
-  /** Of the checkpoint that the run goes on from. */
-  get #files(): readonly string[] {
-    const { job, folder } = this.#init;
-    return job.firstStep === 0 ? [] : openCheckpoint(folder, job.firstStep).files;
-  }
-
-  #segments(cut: readonly LayerRange[], view: RingView): readonly SegmentInit[] {
-    const place = view.owners.indexOf(this.#node);
-    return place < 0 ? [] : planNode(this.#settings, this.#engine, cut, view.owners.length, place).segments;
-  }
-
-  async #startCompute(
-    cut: readonly LayerRange[],
-    blocks?: Parameters<typeof ComputeThread.start>[0]["blocks"],
-  ): Promise<ComputeThread> {
-    const segments = this.#segments(cut, this.#view);
-    const pace = this.#pace === null ? {} : { pace: this.#pace };
-    const state = blocks === undefined ? {} : { blocks };
-    return (this.#compute = await ComputeThread.start({ segments, engine: this.#engine, ...state, ...pace }));
-  }
-
-  get #pace(): number | null {
-    const { pace, nodes } = this.#settings;
-    return pace === null ? null : parsePace(pace, nodes)[Math.max(0, this.#node) % nodes]!;
+  #converse(): Conversation {
+    const { job, engine, folder, onNotDurable, view, transport } = this.#init;
+    const init = {
+      ...{ tally: this.#tally, lateness: transport.lateness ?? null },
+      ...{ job, engine, folder, onNotDurable, recorder: this.#recorder, history: this.#history },
+      present: () => ({ node: this.#node, session: this.#session, recovery: this.#recovery }),
+      stop: () => this.#stop(),
+    };
+    return new Conversation(init, view);
   }
 
   #recover(): Recovery {
     const { job, view, self, isMember, transport, inboxes, invite } = this.#init;
+    const equipment = this.#equipment;
     const state = defined(this.#init.state, "a ring with replicas keeps state");
     return new Recovery({
       ...{ job: job.job, settings: this.#settings, self, node: this.#node, view, isMember, invite, transport },
-      ...{ state, files: this.#files },
-      ...{ engine: this.#engine, pace: this.#pace, control: inboxes.control, replicas: inboxes.replicas },
-      segments: (of) => this.#segments(of.cut, of),
+      ...{ state, files: equipment.files },
+      ...{
+        engine: equipment.engine,
+        pace: equipment.paceOf(this.#node),
+        control: inboxes.control,
+        replicas: inboxes.replicas,
+      },
+      segments: (of) => equipment.segments(of.cut, of, this.#node),
       events: this.#recoveryEvents(),
     });
   }
@@ -262,22 +226,21 @@ export class RingNode {
         else this.#token = { version, count };
       },
       committed: (step, loss) => this.#history.committed(step, loss, this.#view.view),
-      lost: (layers) =>
-        this.#fail({
-          kind: "announced",
-          failure: { kind: "segmentsLost", layers: [...layers], step: this.#recorder.steps },
-        }),
-      hear: (message, node) => this.#hearControl(message, node),
+      lost: (layers) => {
+        const failure = { kind: "segmentsLost", layers: [...layers], step: this.#recorder.steps } as const;
+        this.#conversation.fail({ kind: "announced", failure });
+      },
+      hear: (message, node) => this.#conversation.hearControl(message, node),
       note: (kind, fields) => this.#recorder.event(kind, nowMs(), fields),
       worked: (step, { startMs, endMs, runQueueMs }) => {
         this.#clockwork.inserted({ startMs, endMs, runQueueMs });
         this.#timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
       },
-      failed: (error) => this.#fail({ kind: "thrown", node: this.#node, error }),
+      failed: (error) => this.#broken(error),
       catchUp: (view) =>
         this.#history.catchUp(
           view,
-          (from) => this.#askLosses(view, from),
+          (from) => this.#conversation.askLosses(view, from),
           () => view !== this.#view,
         ),
       pace: () => ({ isTraining: this.#session?.isTraining === true, stepMs: this.#clockwork.stepMsMedian }),
@@ -288,62 +251,53 @@ export class RingNode {
   #viewed(view: RingView): void {
     const me = view.members.find(({ peerId }) => peerId === this.#init.self.peerId);
     if (me !== undefined) this.#node = me.node;
-    const hasMoved = view.view > 0 && sameMembers(view, this.#view) && String(view.cut) !== String(this.#view.cut);
-    if (hasMoved) this.#earlierMoves += 1;
+    if (isMove(this.#view, view)) this.#earlierMoves += 1;
     this.#view = view;
-    const lowest = Math.min(...view.members.filter(({ machine }) => machine === me?.machine).map(({ node }) => node));
-    this.#recorder.write(me !== undefined && lowest === me.node);
+    this.#recorder.write(isWriter(view, this.#init.self.peerId));
     this.#token = undefined;
-    this.#bulletin = this.#newBulletin(view);
-    this.#finish.reset();
+    this.#conversation.viewed(view);
     this.#init.inboxes.edges.advance(view.view);
     this.#history.look();
     this.#init.onView(view, this.#node);
     if (me !== undefined || !this.#isLeaving) return;
     const outcome = { completedSteps: this.#recorder.steps, summary: null };
-    setTimeout(() => this.#done.resolve(outcome), LEAVING_MS);
-  }
-
-  #newBulletin(view: RingView): Bulletin {
-    const { job, folder, onNotDurable, engine } = this.#init;
-    return new Bulletin({
-      ...{ job, view, folder, engine, recorder: this.#recorder, onNotDurable },
-      isWriter: () => this.#recorder.isWriter,
-    });
+    setTimeout(() => this.#conversation.end(outcome), LEAVING_MS);
   }
 
   async #startSession(view: RingView, compute: ComputeThread): Promise<void> {
     const { job, folder, transport, inboxes, layerCosts } = this.#init;
     const isFirst = view.owners[0] === this.#node;
-    const feeder = isFirst ? await this.#loadFeeder() : undefined;
+    const feeder = isFirst ? await this.#equipment.feeder() : undefined;
     // The next to hold the model's begin has the data ready.
-    if (this.#isReplicated && view.owners[1] === this.#node) void this.#loadFeeder().catch(() => {});
+    if (this.#isReplicated && view.owners[1] === this.#node) void this.#equipment.feeder().catch(() => {});
     if (view !== this.#view) return;
     this.#clockwork.segmentsChanged(compute.layouts.length);
     const session = (this.#session = new Session({
-      ...{ job, view, node: this.#node, engine: this.#engine, layerCosts, folder, transport, feeder, compute },
+      ...{
+        job,
+        view,
+        node: this.#node,
+        engine: this.#equipment.engine,
+        layerCosts,
+        folder,
+        transport,
+        feeder,
+        compute,
+      },
       ...{ inbox: inboxes.edges, clockwork: this.#clockwork, sampler: this.#sampler, timeline: this.#timeline },
-      startCompute: (cut, step, layers) => this.#startCompute(cut, { step, layers }),
+      startCompute: (cut, step, layers) => this.#equipment.start(cut, view, this.#node, { step, layers }),
       lossBefore: this.#history.lossOf(view.restoreStep - 1),
       earlierMoves: this.#earlierMoves,
       gate: () => this.#recovery?.gate(),
       events: this.#sessionEvents(view),
     }));
-    if (view.owners.length > 1) {
-      const { predecessor, successor } = neighboursOf(view, this.#node);
-      this.#neighbours = Math.max(this.#neighbours, predecessor === successor ? 1 : 2);
-    }
+    this.#tally.sessionBegan(view, this.#node);
     await session.start();
     if (session.isOver) return;
     if (this.#token !== undefined) session.sendToken(this.#token.version, this.#token.count);
     if (this.#isStopWanted) session.driver.requestStop();
     const completedSteps = await session.driver.finished;
     if (!session.isOver) await this.#finishSession(session, completedSteps);
-  }
-
-  #loadFeeder(): Promise<Feeder> {
-    const { seed, batch, microBatches } = this.#settings;
-    return (this.#feeder ??= this.#init.data().then((data) => new Feeder(data, { seed, batch, microBatches })));
   }
 
   #sessionEvents(view: RingView): SessionEvents {
@@ -353,19 +307,18 @@ export class RingNode {
         if (this.#recovery === undefined) this.#history.committed(step, loss, view.view);
         else this.#recovery.loss(step, loss);
       },
-      evaluated: (step, correct, lossSum) => this.#announce({ kind: "evaluated", step, correct, lossSum }),
+      evaluated: (step, correct, lossSum) => this.#conversation.announce({ kind: "evaluated", step, correct, lossSum }),
       saved: (step, layers, file, written) =>
-        this.#announce({ kind: "saved", step, shard: nameShard(file, layers, written) }),
-      notSaved: (step, reason) => this.#announce({ kind: "notSaved", step, reason }),
+        this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }),
+      notSaved: (step, reason) => this.#conversation.announce({ kind: "notSaved", step, reason }),
       updating: (step) => this.#recovery?.updating(view, step),
       updated: (step, states) => this.#recovery?.updated(view, step, this.#history.lossOf(step), states),
       token: (version, count) => this.#recovery?.token(version, count),
-      announcement: (announcement, from) => this.#hear(announcement, from),
+      announcement: (announcement, from) => this.#conversation.hear(announcement, from),
       edgeEnded: (neighbour, end, role) => this.#edgeEnded(view, neighbour, end, role),
       failed: (failure) => this.#driverFailed(failure),
       note: (kind, fields) => this.#recorder.event(kind, nowMs(), fields),
       recut: (cut) => this.#recovery?.wish({ kind: "recut", view: view.view, map: { owners: view.owners, cut } }),
-      adopted: (compute) => (this.#compute = compute),
     };
   }
 
@@ -373,21 +326,13 @@ export class RingNode {
     const session = this.#session;
     if (session === undefined) return;
     session.stop();
-    this.#count(session);
+    this.#tally.sessionEnded(session);
     this.#session = undefined;
-  }
-
-  #count({ counters }: Session): void {
-    this.#counters = {
-      bytesSent: this.#counters.bytesSent + counters.bytesSent,
-      bytesReceived: this.#counters.bytesReceived + counters.bytesReceived,
-      messagesSent: this.#counters.messagesSent + counters.messagesSent,
-    };
   }
 
   /** A view whose edges do not open is over soon, or must be. */
   #sessionFailed(view: RingView, error: unknown): void {
-    if (view !== this.#view || this.#hasFailed) return;
+    if (view !== this.#view || this.#conversation.hasFailed) return;
     this.#recorder.event("sessionFailed", nowMs(), { view: view.view, message: (error as Error).message });
     this.#recovery?.wish({ kind: "stalled" });
   }
@@ -404,88 +349,21 @@ export class RingNode {
     // The last step must be committed as every other one: its copies may not be whole yet.
     await this.#history.reached(completedSteps, () => session.isOver);
     if (session.isOver) return;
-    const compute = this.#recovery?.compute ?? defined(this.#compute, "a compute thread");
+    const compute = this.#recovery?.compute ?? defined(this.#equipment.compute, "a compute thread");
     const { digests: final } = await compute.run<"digests">({ kind: "digests" });
     this.#timeline.flush();
     const layers = compute.layouts.map(({ init }) => init.layers);
-    this.#report(completedSteps, { final, layers, clockwork: this.#clockwork, pace: session.driver.measured.pace });
-    await this.#summarize(completedSteps, session);
+    const { pace } = session.driver.measured;
+    await this.#conversation.report(completedSteps, { final, layers, clockwork: this.#clockwork, pace });
   }
 
   /** The owners' reports say that the run is over. */
   async #finishAsSpare(view: RingView): Promise<void> {
-    const completedSteps = await this.#bulletin.completedSteps;
+    const completedSteps = await this.#conversation.completedSteps;
     await this.#history.reached(completedSteps, () => view !== this.#view);
     if (view !== this.#view) return;
-    this.#report(completedSteps, { final: [], layers: [], clockwork: this.#clockwork, pace: null });
-    await this.#summarize(completedSteps, undefined);
-  }
-
-  #report(completedSteps: number, source: ReportSource): void {
-    if (this.#session !== undefined) this.#count(this.#session);
-    const report = nodeReport(source, {
-      member: memberOf(this.#view, this.#node)!,
-      counters: { ...this.#counters, bytesSent: this.#counters.bytesSent + (this.#recovery?.bytesSent ?? 0) },
-      neighbours: this.#neighbours,
-      settings: this.#settings,
-      link: this.#init.transport.lateness ?? null,
-      communicationCpuMs: threadCpuMs() - this.#startedCpuMs,
-    });
-    this.#announce({ kind: "report", completedSteps, report, recoveries: this.#history.recoveries });
-  }
-
-  async #summarize(completedSteps: number, session: Session | undefined): Promise<void> {
-    const view = this.#view;
-    const summary = await this.#bulletin.summary;
-    if (view !== this.#view) return;
-    const outcome = { completedSteps, summary };
-    if (this.#recovery !== undefined) return this.#finish.complete(view.view, outcome);
-    await session?.close();
-    this.#done.resolve(outcome);
-  }
-
-  /** To this node and all others: once round the ring, or straight where every node has a stream to every other. */
-  #announce(body: AnnouncementBody): void {
-    this.#bulletin.post(body);
-    if (this.#recovery === undefined) this.#session?.send("successor", { origin: this.#node, body });
-    else this.#recovery.send({ say: "announce", view: this.#view.view, body });
-  }
-
-  #hear(announcement: Announcement, from: Neighbour): void {
-    const { body, origin } = announcement;
-    if (body.kind === "failure") {
-      const onward = from === "predecessor" ? "successor" : "predecessor";
-      return this.#fail({ kind: "announced", failure: body.failure }, [onward]);
-    }
-    this.#bulletin.post(body);
-    if (neighboursOf(this.#view, this.#node).successor !== origin) this.#session?.send("successor", announcement);
-  }
-
-  #hearControl(message: ControlMessage, node: number): void {
-    switch (message.say) {
-      case "announce":
-        if (message.body.kind === "failure")
-          return this.#fail({ kind: "announced", failure: message.body.failure }, []);
-        if (message.view === this.#view.view) this.#bulletin.post(message.body);
-        return;
-      case "stop":
-        this.#isStopWanted = true;
-        return this.#session?.driver.requestStop();
-      case "complete":
-        if (message.view === this.#view.view) this.#finish.heard(node);
-        return;
-      case "askLosses":
-        return this.#recovery?.send({ say: "losses", ...this.#history.lossesFrom(message.from) }, node);
-      case "losses":
-        return this.#history.heardLosses(message.from, message.losses);
-      default:
-        return;
-    }
-  }
-
-  #askLosses(view: RingView, from: number): void {
-    const others = view.members.filter(({ node }) => node !== this.#node);
-    for (const { node } of others) this.#recovery?.send({ say: "askLosses", from }, node);
+    const nothing = { final: [], layers: [], clockwork: this.#clockwork, pace: null };
+    await this.#conversation.report(completedSteps, nothing);
   }
 
   #told(step: number, loss: number): void {
@@ -493,14 +371,13 @@ export class RingNode {
     this.#recovery?.reported(step + 1);
   }
 
-  #exceeded(residentBytes: number): void {
-    const error = memoryExceeded(this.#node, residentBytes, this.#settings.memoryLimit);
-    this.#fail({ kind: "thrown", node: this.#node, error });
+  #broken(error: unknown): void {
+    this.#conversation.fail({ kind: "thrown", node: this.#node, error });
   }
 
   #driverFailed(failure: DriverFailure): void {
-    if (failure.kind === "notFinite") this.#fail({ kind: "announced", failure });
-    else this.#fail({ kind: "thrown", node: this.#node, error: failure.error });
+    if (failure.kind === "notFinite") this.#conversation.fail({ kind: "announced", failure });
+    else this.#broken(failure.error);
   }
 
   #edgeEnded(view: RingView, neighbour: number, end: LinkEnd, role: LinkRole): void {
@@ -510,39 +387,7 @@ export class RingNode {
         this.#recorder.event("edgeRefused", nowMs(), { neighbour, by: end.by, reason: end.reason });
       return this.#recovery.edgeBroken(view, neighbour);
     }
-    switch (end.kind) {
-      case "goodbye":
-        // All that this node still waits for would have come from its predecessor; the successor may be done earlier.
-        if (role !== "forward") return;
-        return this.#fail({ kind: "announced", failure: { kind: "lost", node: neighbour, step } });
-      case "lost":
-        return this.#fail({ kind: "announced", failure: { kind: "lost", node: neighbour, step } });
-      case "refused":
-        return this.#fail({ kind: "refused", node: this.#node, neighbour, by: end.by, reason: end.reason });
-      case "failed":
-        return this.#fail({ kind: "thrown", node: this.#node, error: end.error });
-    }
+    const failure = edgeFailure(end, role, neighbour, { node: this.#node, step });
+    if (failure !== undefined) this.#conversation.fail(failure);
   }
-
-  /** The first failure counts: the others are told, and `train` throws. After the summary there is nothing left to lose. */
-  #fail(failure: NodeFailure, tell: readonly Neighbour[] = ["predecessor", "successor"]): void {
-    if (this.#hasFailed || this.#bulletin.isComplete) return;
-    this.#hasFailed = true;
-    const { body, error } = failureError(failure, this.#init.folder, this.#view);
-    this.#recorder.event("failed", nowMs(), { ...body.failure });
-    for (const to of tell) this.#session?.send(to, { origin: this.#node, body });
-    if (tell.length > 0) this.#recovery?.send({ say: "announce", view: this.#view.view, body });
-    void this.#farewell().then(() => this.#failed.reject(error));
-  }
-
-  /** What is said last leaves first. */
-  async #farewell(): Promise<void> {
-    this.#session?.driver.stop();
-    const limit = new Promise((resolve) => setTimeout(resolve, FAREWELL_LIMIT_MS).unref());
-    await Promise.race([this.#session?.close() ?? this.#recovery?.close(), limit]);
-  }
-}
-
-function sameMembers(a: RingView, b: RingView): boolean {
-  return a.members.length === b.members.length && a.members.every(({ node }, i) => node === b.members[i]?.node);
 }

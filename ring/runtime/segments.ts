@@ -172,10 +172,10 @@ function sizesOf(settings: Settings, engine: EngineKind, cut: readonly LayerRang
   const predecessors = Array.from({ length: replicas }, (_, index) => (node - 1 - index + nodes) % nodes);
   const copies = predecessors.flatMap((predecessor) => rangesOf(cut, nodes, predecessor));
   const copiesBytes = copies.reduce((sum, layers) => sum + replicaSizeBytes(replicaOf(settings, layers)), 0);
-  const ownBytes = sizeWith(0);
-  const fixedBytes = ownBytes + copiesBytes;
+  const ownedBytes = sizeWith(0);
+  const fixedBytes = ownedBytes + copiesBytes;
   const least = leastSlots(shapeOf(settings, nodes), node);
-  return { ranges, fixedBytes, slotBytes: sizeWith(1) - ownBytes, least };
+  return { ranges, fixedBytes, slotBytes: sizeWith(1) - ownedBytes, least };
 }
 
 function segmentOf(settings: Settings, layers: LayerRange, slots: number): SegmentInit {

@@ -45,8 +45,6 @@ export interface SessionEvents {
   readonly note: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
   /** The ring has agreed on other layers, which only another view brings. */
   readonly recut: (cut: readonly LayerRange[]) => void;
-  /** Layers have moved within the view: this is the compute thread from now on. */
-  readonly adopted: (compute: ComputeThread) => void;
 }
 
 export interface SessionInit {
@@ -213,7 +211,6 @@ export class Session {
     const { engine, view, startCompute, events } = this.#init;
     await this.#compute.stop();
     this.#compute = await startCompute(cut, step, layers);
-    events.adopted(this.#compute);
     const planned = planNode(this.#settings, engine, cut, view.owners.length, this.#place);
     this.driver.adopt(this.#compute, segmentsInit(planned, plan));
     events.note("migrated", { plan, step, cut });
