@@ -9,10 +9,11 @@ import type { MembershipInput, MembershipMessage, MembershipOutput } from "../..
 import { Membership } from "../../ring/core/membership.ts";
 import type { Evidence } from "../../ring/core/restore.ts";
 import { isMember, ownedBy, peersOf, replicasAt, type HeldSegment, type RingView } from "../../ring/core/view.ts";
-import { writeReported, writeVote } from "./recovery-simulation-disk.ts";
+import { writeVote } from "./recovery-simulation-disk.ts";
 import { digestOf, Memory } from "./recovery-simulation-model.ts";
 import { Session, type Frame } from "./recovery-simulation-session.ts";
 import { Fetching, type Packet } from "./recovery-simulation-fetches.ts";
+import { User } from "./recovery-simulation-user.ts";
 import { Watch } from "./recovery-simulation-watch.ts";
 import type { RecoverySimulation } from "./recovery-simulation.ts";
 import type { SimulatedPeer } from "./recovery-simulation-peer.ts";
@@ -61,10 +62,7 @@ export class RecoveryProcess {
   #computeFreeMs = 0;
   #progressMs = 0;
   #isSettled = false;
-  #isReporting = false;
-  #toTell: { readonly step: number; readonly loss: number }[] = [];
-  /** The next step that its user is to be told; undefined: whichever comes. */
-  #nextTold: number | undefined;
+  readonly #user: User;
 
   constructor(
     world: RecoverySimulation,
@@ -82,6 +80,7 @@ export class RecoveryProcess {
     this.membership = new Membership({ ...init, self: peer.candidate, node, replicas, holdings });
     if (node < STRANGERS) this.keeper = new Keeper(node, peer.disk.reported);
     this.fetching = new Fetching(this);
+    this.#user = new User(this);
   }
 
   get node(): number {
@@ -205,7 +204,7 @@ export class RecoveryProcess {
         this.isOutside = true;
         this.world.checker.decided(this, output.view);
         this.watch = undefined;
-        this.#nextTold = undefined;
+        this.#user.away();
         if (this.isLeaving) this.world.faults.left(this);
         this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
         this.#endSession(output.view.view - 1);
@@ -290,8 +289,7 @@ export class RecoveryProcess {
       case "committed":
         this.world.faults.reached(this, "committed");
         this.world.checker.committed(this, output.step, output.loss);
-        this.#tell(output.step, output.loss);
-        return this.#report();
+        return this.#user.committed(output.step, output.loss);
       case "drop":
         this.world.checker.dropping(this);
         this.memory.vault = undefined;
@@ -388,28 +386,6 @@ export class RecoveryProcess {
       this.world.faults.reached(this, "applied");
       const segments = ranges.map((layers) => ({ layers, digests: this.memory.digests(layers) }));
       this.toKeeper({ kind: "followed", view: view.view, owner, step, segments });
-    });
-  }
-
-  #tell(step: number, loss: number): void {
-    if (this.#nextTold !== undefined && step < this.#nextTold) return;
-    this.#nextTold = step + 1;
-    this.#toTell.push({ step, loss });
-  }
-
-  /** Durable first, then told: one write at a time, with all that has come meanwhile. */
-  #report(): void {
-    const version = this.#nextTold;
-    if (this.#isReporting || version === undefined || this.#toTell.length === 0) return;
-    this.#isReporting = true;
-    writeReported(this, version, (isDurable) => {
-      this.#isReporting = false;
-      if (!isDurable) return;
-      while (this.#toTell.length > 0 && this.#toTell[0]!.step < version) {
-        this.world.checker.told(this, this.#toTell.shift()!);
-      }
-      this.toKeeper({ kind: "reported", version });
-      this.#report();
     });
   }
 
