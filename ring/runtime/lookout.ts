@@ -1,6 +1,6 @@
 /**
  * @file Whom this node suspects, view after view. Each view has a watch of its own, which begins with what the one before has learnt of the
- * machine's load; what was suspected in one view is void in the next.
+ * machine's load. What was suspected in one view is void in the next, but whose stream had ended is looked at again at once.
  */
 import { nowMs } from "../../src/runtime/clock.ts";
 import { LAG_MS_START } from "../core/detector.ts";
@@ -47,11 +47,18 @@ export class Lookout {
   begin(view: RingView, node: number): void {
     this.#lagMs = this.#watch?.lagMs ?? this.#lagMs;
     this.#watch?.stop();
+    const ended = this.#suspicions.filter(({ cause }) => cause === "closed").map((suspicion) => suspicion.node);
     this.#suspicions = [];
     const processes = view.members.map(({ peerId, boot }) => `${peerId} ${boot}`);
-    const isCold = view.view === 0 || processes.some((each) => !this.#present.has(each));
+    const known = this.#present;
+    const isCold = view.view === 0 || processes.some((each) => !known.has(each));
     this.#present = new Set(processes);
-    this.#watch = isMember(view, node) ? this.#createWatch(view, node, isCold) : undefined;
+    const watch = isMember(view, node) ? this.#createWatch(view, node, isCold) : undefined;
+    this.#watch = watch;
+    // 1. Two nodes die. 2. One of them had promised before: the view that goes on without the other has it as a member.
+    for (const member of view.members) {
+      if (ended.includes(member.node) && known.has(`${member.peerId} ${member.boot}`)) watch?.closed(member.node);
+    }
   }
 
   #createWatch(view: RingView, node: number, isCold: boolean): Watch {
@@ -60,7 +67,10 @@ export class Lookout {
       ...{ view, node, control, lagMs: this.#lagMs, isCold, overslept },
       suspicions: (suspicions) => {
         for (const suspicion of suspicions) {
-          if (!this.#suspicions.includes(suspicion)) note("suspected", { view: view.view, ...suspicion });
+          if (!this.#suspicions.includes(suspicion)) {
+            const { node: suspected, cause, lastHeardMs } = suspicion;
+            note("suspected", { view: view.view, node: suspected, cause, lastHeardMs });
+          }
         }
         this.#suspicions = suspicions;
         this.#init.suspicions(suspicions);
