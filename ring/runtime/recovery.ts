@@ -339,6 +339,7 @@ export class Recovery {
 
   #start(view: RingView): void {
     this.#committedMs = nowMs();
+    this.#init.events.note("ready", { view: view.view });
     this.#init.events.begin(view, this.#store.compute);
   }
 
@@ -386,6 +387,7 @@ export class Recovery {
     const { view } = this.#view;
     this.#init.events.frontier(version);
     this.#copies.tellFrontier(version);
+    if (version === this.#view.restoreStep) this.#init.events.note("whole", { view });
     if (version > this.#view.restoreStep) this.#lookout.watch?.warm();
     if (version > this.#view.restoreStep) this.#council.handle({ kind: "settled", view });
   }
