@@ -1,98 +1,90 @@
 /** @file `status`, `why`, `jobs`, `stop`: questions to running processes over their local sockets. No network stack is loaded. */
-import { ask, isJob, runningNodes, type NodeEntry } from "../runtime/process-control.ts";
+import { ask, isStopped, runningNodes } from "../runtime/process-control.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
+import { askJob, findJob, type JobAnswers, type ToldMember } from "./job-answers.ts";
 import { formatSeconds } from "./progress.ts";
 import { explainWaits, type NodeState, type RingMember } from "./waits.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
-/** What a node's process answers. */
-interface NodeStatus {
-  readonly job: string;
-  readonly system: string;
-  readonly view: number;
-  readonly step: number;
-  readonly steps: number;
-  readonly node: number;
-  readonly pid: number;
-  readonly state: string;
-  readonly loss: number | null;
-  readonly counts?: { readonly credits: readonly (number | null)[] };
-  readonly idlePercent: number;
-  readonly members: readonly {
-    readonly node: number;
-    readonly peerId: string;
-    readonly addresses: readonly string[];
-    readonly layers: readonly (readonly [number, number])[];
-  }[];
-}
-
-/** What every node of a job's says that answers here; the first one stands for what they share. */
-async function askJob(options: Options) {
-  const entries = findJob(options["job"]);
-  const answers = await Promise.all(
-    entries.map(async (entry) => (await ask(entry, "status")) as NodeStatus | undefined),
-  );
-  const present = answers.filter((answer) => answer !== undefined);
-  const [first] = present;
-  if (first === undefined)
-    throw new UsageError(`job ${entries[0]?.job} does not answer`, "it may be ending or stopped; try again");
-  return { entries, present, first };
-}
-
 export async function status(options: Options): Promise<number> {
-  const { entries, present, first } = await askJob(options);
-  const nodes = first.members.map((member) => ({
-    ...member,
-    ...nodeState(
-      present.find((answer) => answer.node === member.node),
-      entries,
-      member.node,
-    ),
-  }));
+  const answers = await askJob(options["job"]);
+  const { present, newest } = answers;
+  const nodes = newest.members.map((member) => nodeStatus(answers, member)).toSorted((a, b) => a.node - b.node);
   const step = Math.max(...present.map((answer) => answer.step));
+  const { job, system, view, loss, steps } = newest;
+  const waitsFor = pauseOf(answers);
   if (options["json"] === true) {
-    process.stdout.write(
-      `${JSON.stringify({ job: first.job, system: first.system, step, view: first.view, loss: first.loss, nodes })}\n`,
-    );
+    process.stdout.write(`${JSON.stringify({ job, system, step, view, loss, waitsFor, nodes })}\n`);
     return ExitCode.done;
   }
-  const loss = first.loss === null ? "" : `, loss ${first.loss.toFixed(4)}`;
-  const lines = [`job ${first.job} (${first.system}): step ${step} of ${first.steps}, view ${first.view}${loss}`];
-  lines.push("node  pid      layers   state     step   idle %  credits");
-  for (const node of nodes) {
-    const layers = node.layers.map(([start, end]) => `${start}-${end - 1}`).join(" ");
-    const cells = [
-      String(node.node).padEnd(5),
-      String(node.pid ?? "remote").padEnd(8),
-      layers.padEnd(8),
-      node.state.padEnd(9),
-    ];
-    lines.push(
-      [
-        ...cells,
-        String(node.step ?? "").padEnd(6),
-        (node.idlePercent?.toFixed(1) ?? "").padEnd(7),
-        node.credits ?? "",
-      ].join(" "),
-    );
-  }
+  const lossText = loss === null ? "" : `, loss ${loss.toFixed(4)}`;
+  const lines = [`job ${job} (${system}): step ${step} of ${steps}, view ${view}${lossText}`];
+  if (waitsFor !== null) lines.push(`paused: ${waitsFor}`);
+  lines.push("node  pid      layers   state      step   idle %  credits", ...nodes.map(statusLine));
   process.stdout.write(`${lines.join("\n")}\n`);
   return ExitCode.done;
 }
 
+type NodeRow = ReturnType<typeof nodeStatus>;
+
+function nodeStatus({ present, entries, newest }: JobAnswers, member: ToldMember) {
+  const { node, peerId, addresses, layers } = member;
+  const answer = present.find((each) => each.node === node);
+  const entry = entries.find((each) => each.node === node);
+  const isHere = member.machine === newest.machine;
+  const told = { node, peerId, addresses, layers, pid: answer?.pid ?? entry?.pid ?? null, isHere };
+  if (answer !== undefined && member.gone === undefined) {
+    const { state, step, idlePercent, counts } = answer;
+    const credits = counts?.credits.reduce<number>((sum, lap) => sum + (lap ?? 0), 0) ?? null;
+    return { ...told, state, step, idlePercent, credits };
+  }
+  const silent = { step: null, idlePercent: null, credits: null };
+  if (entry !== undefined && isStopped(entry)) return { ...told, state: "paused", ...silent };
+  // A process that runs and has no say in the view is on its way back.
+  if (member.gone !== undefined) return { ...told, state: entry === undefined ? member.gone : "joining", ...silent };
+  // One that runs but does not answer in time is busy; of other machines only the view is known.
+  if (entry === undefined && isHere) return { ...told, state: "dead", ...silent };
+  return { ...told, state: "training", ...silent };
+}
+
+function statusLine({ node, pid, isHere, layers, state, step, idlePercent, credits }: NodeRow): string {
+  return [
+    String(node).padEnd(5),
+    String(pid ?? (isHere ? "-" : "remote")).padEnd(8),
+    layers.map(([start, end]) => `${start}-${end - 1}`).join(" ").padEnd(8), // prettier-ignore
+    state.padEnd(10),
+    String(step ?? "").padEnd(6),
+    (idlePercent?.toFixed(1) ?? "").padEnd(7),
+    credits ?? "",
+  ].join(" ");
+}
+
+/** Why no step is committed, where a decision waits for something; null where none does. */
+function pauseOf({ present }: JobAnswers): string | null {
+  return present.map(({ recovery }) => recovery?.waitsFor ?? null).find((text) => text !== null) ?? null;
+}
+
 /** Who waits for what, from whom, since when. */
 export async function why(options: Options): Promise<number> {
-  const { entries, present, first } = await askJob(options);
-  const members = first.members.map(({ node }): RingMember => {
+  const { entries, present, newest } = await askJob(options["job"]);
+  const order = newest.owners ?? newest.members.map(({ node }) => node);
+  const current = newest.members.filter(({ gone }) => gone === undefined);
+  const members = current.map(({ node, machine }): RingMember => {
     const state = present.find((answer) => answer.node === node);
     const pid = entries.find((entry) => entry.node === node)?.pid ?? null;
-    return { node, pid, state: state !== undefined && "lacks" in state ? (state as unknown as NodeState) : undefined };
+    const isTold = state !== undefined && "lacks" in state;
+    return {
+      node,
+      pid,
+      isHere: machine === newest.machine,
+      state: isTold ? (state as unknown as NodeState) : undefined,
+    };
   });
-  const { nodes, cause } = explainWaits(members);
+  const { nodes, cause } = explainWaits(members, order);
   if (options["json"] === true) {
-    process.stdout.write(`${JSON.stringify({ job: first.job, step: first.step, nodes, cause })}\n`);
+    process.stdout.write(`${JSON.stringify({ job: newest.job, step: newest.step, nodes, cause })}\n`);
     return ExitCode.done;
   }
   const lines = nodes.map(({ node, step, does, sinceMs, waits }) => {
@@ -106,36 +98,6 @@ export async function why(options: Options): Promise<number> {
 
 function formatWait(milliseconds: number): string {
   return milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : formatSeconds(milliseconds / 1000);
-}
-
-/** A node of another machine is known from the view alone. */
-function nodeState(answer: NodeStatus | undefined, entries: readonly NodeEntry[], node: number) {
-  const entry = entries.find((each) => each.node === node);
-  if (answer === undefined)
-    return {
-      pid: entry?.pid ?? null,
-      state: entry === undefined ? "training" : "paused",
-      step: null,
-      idlePercent: null,
-      credits: null,
-    };
-  const { pid, state, step, idlePercent, counts } = answer;
-  const credits = counts?.credits.reduce<number>((sum, lap) => sum + (lap ?? 0), 0) ?? null;
-  return { pid, state, step, idlePercent, credits };
-}
-
-/** The one running job, or the one that is named. */
-function findJob(wanted: unknown): readonly NodeEntry[] {
-  const all = runningNodes();
-  const named = typeof wanted === "string" ? all.filter((entry) => isJob(entry, wanted)) : all;
-  const ids = [...new Set(named.map((entry) => entry.job))];
-  const [job] = ids;
-  if (job === undefined) {
-    const what = typeof wanted === "string" ? `no running job is "${wanted}"` : "no job runs";
-    throw new UsageError(what, "ringtmp jobs lists the running jobs of this user on this machine");
-  }
-  if (ids.length > 1) throw new UsageError(`${ids.length} jobs run: ${ids.join(", ")}`, "name one with --job");
-  return named;
 }
 
 export async function jobs(options: Options): Promise<number> {

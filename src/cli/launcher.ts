@@ -9,13 +9,15 @@ import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
 import { ToldFailure, type ToldError } from "./failure.ts";
 import type { ParentMessage } from "./node.ts";
 import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
+import { goOnText } from "./resume.ts";
 import type { NodeEvent, NodeProcessInit } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
+import { Story } from "./story.ts";
 
 /** What a node drops is dropped within a message's time: a small young generation saves 25 MiB and costs nothing measurable. */
 const YOUNG_GENERATION = "--max-semi-space-size=4";
-/** Of one node: what dies at once, again and again, is not started for ever. */
-const RESPAWNS_MAX = 10_000;
+/** Of one node, without the ring having it back in between: what dies at once, again and again, is not started for ever. */
+const FAILED_STARTS_MAX = 10;
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;
 
@@ -28,23 +30,56 @@ interface Child {
   readonly wish: number;
   readonly exited: Promise<void>;
   addresses: readonly string[];
+  /** In the newest view, as far as it is known here. */
+  isMember: boolean;
   /** It ended because the run did, or as it was asked to. */
   isDone: boolean;
   end: { readonly code: number | null; readonly signal: string | null } | undefined;
 }
 
-class Launcher {
+export class Launcher {
   readonly #request: RunRequest;
   readonly #progress: Progress;
+  readonly #onEvent: (event: NodeEvent, node: number) => void;
+  readonly #story: Story;
   readonly #children: Child[] = [];
   readonly #failures: ToldError[] = [];
   #summary: Record<string, unknown> | undefined;
   #isFormed = false;
+  #isStopping = false;
   #interrupts = 0;
+  /** The newest that a node told of; -1 before the ring is whole. */
+  #view = -1;
 
-  constructor(request: RunRequest, progress: Progress) {
+  /** @param onEvent hears what every local node tells, by its place among the starts, which is its number in the ring */
+  constructor(request: RunRequest, progress: Progress, onEvent: (event: NodeEvent, node: number) => void = () => {}) {
     this.#request = request;
     this.#progress = progress;
+    this.#onEvent = onEvent;
+    this.#story = new Story(request.settings.steps, progress);
+  }
+
+  /** Processes of the nodes that live, by node. */
+  get pids(): ReadonlyMap<number, number> {
+    const living = this.#children.filter(({ end, process: { pid } }) => end === undefined && pid !== undefined);
+    return new Map(living.map(({ wish, process: { pid } }) => [wish, pid!]));
+  }
+
+  get isInterrupted(): boolean {
+    return this.#interrupts > 0;
+  }
+
+  /** Ends every local node at once. */
+  kill(): void {
+    this.#isStopping = true;
+    for (const child of this.#children) child.process.kill("SIGKILL");
+  }
+
+  /** The run ends in order after the step under way. */
+  stop(): void {
+    this.#isStopping = true;
+    const message: ParentMessage = { kind: "stop" };
+    for (const child of this.#children) if (child.process.connected) child.process.send(message);
   }
 
   async run(): Promise<RunResult> {
@@ -112,7 +147,7 @@ class Launcher {
     const exited = Promise.withResolvers<void>();
     const entry: Child = {
       ...{ process: child, wish: init.wish ?? 0, exited: exited.promise },
-      ...{ addresses: [], isDone: false, end: undefined },
+      ...{ addresses: [], isMember: false, isDone: false, end: undefined },
     };
     this.#children.push(entry);
     child.on("message", (event: NodeEvent) => this.#hear(entry, event));
@@ -133,45 +168,74 @@ class Launcher {
 
   /** A node that died comes back as long as another one can take it in. */
   #respawn(dead: Child): void {
-    if (!this.#request.settings.respawn || dead.isDone || this.#interrupts > 0 || !this.#isFormed) return;
+    if (!this.#isFormed || this.#isStopping || dead.isDone || dead.end?.code === ExitCode.done) return;
     if (this.#summary !== undefined || this.#failures.length > 0) return;
-    const starts = this.#children.filter(({ wish }) => wish === dead.wish).length;
-    const host = this.#children.find(
-      ({ end, addresses, wish }) => end === undefined && wish !== dead.wish && addresses.length > 0,
+    this.#story.died(dead.wish, dead.end?.signal ?? `exit code ${dead.end?.code}`);
+    if (!this.#request.settings.respawn) return;
+    const starts = this.#children.filter(({ wish }) => wish === dead.wish);
+    const isHopeless = starts.slice(-FAILED_STARTS_MAX).every(({ isMember }) => !isMember);
+    if (isHopeless)
+      this.#progress.say(`node ${dead.wish} died ${FAILED_STARTS_MAX} times on its way back: it stays away`);
+    else this.start(dead.wish);
+  }
+
+  /** Starts a local node that has ended. Returns false where no node lives that could take it in. */
+  start(node: number): boolean {
+    const hosts = this.#children.filter(
+      ({ end, addresses, wish }) => end === undefined && wish !== node && addresses.length > 0,
     );
-    const address = host?.addresses.find((each) => each.startsWith("/ip4/127.")) ?? host?.addresses[0];
-    if (address === undefined || starts > RESPAWNS_MAX) return;
-    this.#progress.say(
-      `node ${dead.wish} is gone (${dead.end?.signal ?? `exit code ${dead.end?.code}`}): starting it again`,
-    );
-    this.#startJoiner(dead.wish, address);
+    const { addresses = [] } = hosts.find(({ isMember }) => isMember) ?? hosts[0] ?? {};
+    const address = addresses.find((each) => each.startsWith("/ip4/127.")) ?? addresses[0];
+    if (address !== undefined) this.#startJoiner(node, address);
+    return address !== undefined;
   }
 
   #hear(child: Child, event: NodeEvent): void {
-    const { settings } = this.#request;
+    this.#onEvent(event, child.wish);
     switch (event.kind) {
       case "listening":
         child.addresses = event.addresses;
         if (child.wish === 0 && !this.#isFormed) this.#startJoiners(event.addresses);
         return;
       case "present":
-        if (child.wish === 0) this.#progress.waiting(`${event.present} of ${event.size} nodes are here`);
+        if (child.wish === 0 && !this.#isFormed)
+          this.#progress.waiting(`${event.present} of ${event.size} nodes are here`);
         return;
       case "formed":
+        child.isMember = true;
         if (child.wish === 0 && !this.#isFormed) this.#formed(event);
         return;
+      case "viewed":
+        this.#viewed(event);
+        return this.#story.viewed(event);
       case "committed":
-        if (child.wish === 0) this.#progress.step(event.step, settings.steps, event.loss);
-        return;
+        return this.#story.committed(event.step, event.loss);
       case "warning":
-        if (child.wish === 0) this.#progress.say(event.text);
-        return;
+        return this.#story.warned(event.text);
       case "done":
         this.#summary ??= event.summary;
+        child.isDone = true;
+        return this.#endOutsiders();
+      case "left":
+        child.isDone = true;
         return;
       case "failed":
-        this.#failures.push(event.error);
+        // What goes wrong on the way back into a ring that trains is not the run's end.
+        if (!this.#isFormed || child.isMember) this.#failures.push(event.error);
         return;
+    }
+  }
+
+  #viewed({ view, members }: Extract<NodeEvent, { kind: "viewed" }>): void {
+    if (view <= this.#view) return;
+    this.#view = view;
+    for (const child of this.#children) child.isMember = members.includes(child.wish);
+  }
+
+  /** The run is over: who is not in the ring would wait for ever to be taken in. */
+  #endOutsiders(): void {
+    for (const { end, isMember, process: child } of this.#children) {
+      if (end === undefined && !isMember) child.kill("SIGKILL");
     }
   }
 
@@ -201,26 +265,31 @@ class Launcher {
   #interrupt(): void {
     this.#interrupts += 1;
     if (this.#interrupts > 1) {
-      for (const child of this.#children) child.process.kill("SIGKILL");
+      this.kill();
       process.exit(ExitCode.interrupted);
     }
     this.#progress.say("interrupted: finishing the step and writing the results (once more ends at once)");
-    const message: ParentMessage = { kind: "stop" };
-    for (const child of this.#children) if (child.process.connected) child.process.send(message);
+    this.stop();
   }
 
   #result(): RunResult {
     const failure = this.#failure();
-    if (this.#summary !== undefined && failure === undefined) {
+    // A ring with replicas ends well whoever died on the way.
+    const isWell = failure === undefined || this.#request.settings.replicas > 0;
+    if (this.#summary !== undefined && isWell) {
       return { summary: this.#summary, interrupted: this.#interrupts > 0 };
     }
     this.#progress.end();
     if (failure !== undefined) throw new ToldFailure(failure);
+    const { out } = this.#request;
+    if (this.#isFormed && this.#request.settings.replicas > 0) {
+      throw new NodeLostError("every node on this machine is gone before the run was done", goOnText(out));
+    }
     const dead = this.#firstDead;
     const how = dead?.end?.signal ?? `exit code ${dead?.end?.code}`;
     throw new NodeLostError(
       `node ${dead?.wish} ended with ${how} before the run was done`,
-      `see ${join(this.#request.out, "logs")}, and start it again`,
+      `see ${join(out, "logs")}, and start it again`,
     );
   }
 

@@ -8,10 +8,7 @@ import { SETTING_NAMES, type SettingName } from "../config/settings.ts";
 import { printError, tellError, tellMisuse, ToldFailure } from "./failure.ts";
 import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
-const LATER_COMMANDS = [
-  ...["doctor", "kill", "pause", "resume", "leave", "cut", "mend", "chaos", "experiment", "report"],
-  ...["generate"],
-];
+const LATER_COMMANDS = ["doctor", "experiment", "report", "generate"];
 
 /** Commander has printed the help or the version, asked for or where the command was left out. */
 const HELP_CODES = ["commander.help", "commander.helpDisplayed", "commander.version"];
@@ -33,6 +30,9 @@ function build(): Command {
   addPlanCommand(program);
   addSimulateCommand(program);
   addJobCommands(program);
+  addFaultCommands(program);
+  addLinkCommands(program);
+  addChaosCommand(program);
   addFolderCommands(program);
   program
     .command("node", { hidden: true })
@@ -184,6 +184,78 @@ function addJobCommands(program: Command): void {
     .addHelpText("after", "\nExample:\n  ringtmp stop results/runs/first")
     .action(async (job: string) => run((await import("./jobs.ts")).stop(job)));
 }
+
+const JOB_FLAG = ["--job <job>", "the job's folder, name or id; not needed where one runs"] as const;
+
+function addFaultCommands(program: Command): void {
+  const signals = [
+    ["kill", "kill a node's process on this machine at once (SIGKILL)"],
+    ["pause", "freeze a node's process on this machine (SIGSTOP)"],
+    ["resume", "let a frozen node's process go on (SIGCONT)"],
+  ] as const;
+  for (const [word, description] of signals) {
+    program
+      .command(word)
+      .argument("<node>", "its number, as status lists it")
+      .description(description)
+      .option(...JOB_FLAG)
+      .addHelpText("after", `\nExample:\n  ringtmp ${word} 2`)
+      .action(async (node: string, options: Options) => run((await import("./faults.ts")).signal(word, node, options)));
+  }
+  program
+    .command("leave")
+    .argument("<node>", "its number, as status lists it")
+    .description("let a node on this machine leave in order: the others take its layers over")
+    .option(...JOB_FLAG)
+    .addHelpText("after", "\nExample:\n  ringtmp leave 2 --job results/runs/first")
+    .action(async (node: string, options: Options) => run((await import("./faults.ts")).leave(node, options)));
+}
+
+function addLinkCommands(program: Command): void {
+  const links = [
+    ["cut", "cut the link between two nodes like a cable: nothing passes, nobody is told"],
+    ["mend", "mend a link that was cut: what was held passes"],
+  ] as const;
+  for (const [word, description] of links) {
+    program
+      .command(word)
+      .argument("<a>", "a node's number")
+      .argument("<b>", "another one's")
+      .description(description)
+      .option(...JOB_FLAG)
+      .addHelpText("after", `\nEach end on this machine is asked.\n\nExample:\n  ringtmp ${word} 1 2`)
+      .action(async (a: string, b: string, options: Options) =>
+        run((await import("./faults.ts")).link(word, [a, b], options)),
+      );
+  }
+}
+
+/** What `chaos` sets itself. */
+const CHAOS_OWN: readonly SettingName[] = ["system", "respawn", "orphans"];
+
+function addChaosCommand(program: Command): void {
+  const chaos = program.command("chaos").description("a run under random faults, checked against the undisturbed run");
+  addTrainingFlags(
+    chaos,
+    SETTING_NAMES.filter((name) => !CHAOS_OWN.includes(name) && name !== "steps"),
+  )
+    .option("--steps <count>", "optimizer updates at least (default: until all faults are delivered)")
+    .option("--kills <count>", "faults (default: 5)")
+    .option("--every <seconds>", "from a whole ring to the next fault (default: 3)")
+    .option("--faults <kinds>", `drawn from with --seed: ${FAULT_KINDS} (default: kill)`)
+    .option("--out <folder>", "where the results go (default: a new folder in results/runs)")
+    .option("--force", "replace the run in --out")
+    .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
+    .option("--json", "print chaos.json alone on standard output")
+    .option("--quiet", "no progress")
+    .addHelpText(
+      "after",
+      "\nKilled nodes are started again. Exit code 1 where the runs differ.\n\nExamples:\n  ringtmp chaos -n 5 --replicas 2 --kills 20 --every 3 --seed 7\n  ringtmp chaos --faults kill,pause:2,leave --kills 10 --out results/runs/chaos",
+    )
+    .action(async (options: Options) => run((await import("./chaos.ts")).chaos(options)));
+}
+
+const FAULT_KINDS = "kill, pair, double, pause:SECONDS, first, last, founder, writer, leave, restart";
 
 function addFolderCommands(program: Command): void {
   program

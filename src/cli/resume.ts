@@ -64,3 +64,10 @@ export function refuseRunning(out: string): void {
   if (running === undefined) return;
   throw new UsageError(`${out} is the folder of the running job ${running.job}`, `end it first: ringtmp stop ${out}`);
 }
+
+/** The command that goes on from what a run has on the disk. */
+export function goOnText(out: string): string {
+  const step = checkpointSteps(new RunFolder(out)).at(-1);
+  if (step === undefined) return "no checkpoint was written: run again, with --checkpoint-every to be able to go on";
+  return `go on from step ${step}: ringtmp up --resume ${out}`;
+}

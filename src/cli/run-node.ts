@@ -20,11 +20,11 @@ import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
 import { createLibp2pTransport } from "../net/libp2p.ts";
-import type { Transport } from "../net/transport.ts";
+import { severable, type SeverableTransport } from "../net/severable.ts";
 import { checkSameJob, newestCheckpoint, removeDrafts } from "../runtime/checkpoint.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { checkSameData, loadJobData } from "../runtime/job-data.ts";
-import { controlSocket, entryFor, serveControl } from "../runtime/process-control.ts";
+import { controlSocket, entryFor, serveControl, type ControlRequest, type Obeyed } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
 import { StateFolder } from "../runtime/state-folder.ts";
@@ -64,6 +64,14 @@ export type NodeEvent =
       readonly estimate: RunEstimate | null;
     }
   | { readonly kind: "committed"; readonly step: number; readonly loss: number }
+  /** This node knows of another view: who is in it, who is not any more, the step that it begins with. */
+  | {
+      readonly kind: "viewed";
+      readonly view: number;
+      readonly members: readonly number[];
+      readonly removed: RingView["removed"];
+      readonly restoreStep: number;
+    }
   /** A line that the user must see. */
   | { readonly kind: "warning"; readonly text: string }
   | { readonly kind: "done"; readonly summary: Record<string, unknown> }
@@ -78,10 +86,12 @@ export class NodeProcess {
   #folder: RunFolder | undefined;
   #log: Logger | undefined;
   #ring: Ring | undefined;
-  #transport: Transport | undefined;
+  #transport: SeverableTransport | undefined;
   #control: { close(): void } | undefined;
   #state: StateFolder | undefined;
   #isFormed = false;
+  /** Nodes that this one saw leave in order. */
+  readonly #left = new Set<number>();
 
   constructor(init: NodeProcessInit, emit: (event: NodeEvent) => void) {
     this.#init = init;
@@ -130,7 +140,7 @@ export class NodeProcess {
     const { listen, wish, invite, out } = this.#init;
     const data = await this.#check();
     const state = (this.#state = await StateFolder.open(this.#init.state));
-    this.#transport = await createLibp2pTransport({ listen, privateKeySeed: state.identity.seed });
+    this.#transport = severable(await createLibp2pTransport({ listen, privateKeySeed: state.identity.seed }));
     // Only now: a port in use must not cost the run that is to be replaced.
     const role = this.#openRole(data);
     if (role.kind === "founder") await this.#serve(role.job, 0, defined(this.#folder, "a founder has a folder"));
@@ -200,7 +210,12 @@ export class NodeProcess {
   /** Each view: where this node is a member for the first time, it is told and can be asked from now on. */
   #viewed(view: RingView, node: number): void {
     const { job, engine } = defined(this.#ring, "a ring has views");
-    this.#log?.info({ view: view.view, node, members: view.members.map((member) => member.node) }, "view");
+    const members = view.members.map((member) => member.node);
+    this.#log?.info({ view: view.view, node, members }, "view");
+    const { removed, restoreStep } = view;
+    for (const { node: gone, cause } of removed) if (cause === "left") this.#left.add(gone);
+    for (const member of members) this.#left.delete(member);
+    this.#emit({ kind: "viewed", view: view.view, members, removed, restoreStep });
     const me = view.members.find((member) => member.node === node);
     if (me === undefined || this.#isFormed) return;
     this.#isFormed = true;
@@ -223,15 +238,41 @@ export class NodeProcess {
     folder.writeJson(RUN_FILES.job, { job: job.job, name: job.settings.name, control });
   }
 
-  /** Answers `status` and `stop` from now on; the founder, which is node 0, also while the ring forms. */
+  /** Answers the local control socket from now on; the founder, which is node 0, also while the ring forms. */
   async #serve(job: Job, node: number, folder: RunFolder): Promise<void> {
     const { job: id, settings } = job;
     const out = realpathSync(folder.path);
     const entry = entryFor({ job: id, name: settings.name, system: "ring", node, startedMs: nowMs(), out });
-    this.#control = await serveControl(entry, (request) => {
-      if (request === "stop") this.requestStop();
-      return this.#ring === undefined ? this.#forming(job) : this.#status(this.#ring);
-    });
+    this.#control = await serveControl(entry, (request) => this.#answer(request, job));
+  }
+
+  #answer(request: ControlRequest, job: Job): unknown {
+    const [word, peerId = ""] = request.split(" ");
+    switch (word as "status" | "stop" | "leave" | "cut" | "mend") {
+      case "status":
+        return this.#ring === undefined ? this.#forming(job) : this.#status(this.#ring);
+      case "stop":
+        this.requestStop();
+        return done;
+      case "leave":
+        return this.#leave();
+      case "cut":
+        this.#transport?.sever(peerId);
+        this.#log?.warn({ peerId }, "cut");
+        return done;
+      case "mend":
+        this.#transport?.mend(peerId);
+        this.#log?.warn({ peerId }, "mended");
+        return done;
+    }
+  }
+
+  #leave(): Obeyed {
+    if (this.#ring === undefined) return { isDone: false, reason: "the ring is not whole yet" };
+    // Nobody could take its layers over.
+    if (this.#ring.job.settings.replicas === 0) this.requestStop();
+    else this.#ring.leave();
+    return done;
   }
 
   #forming(job: Job): unknown {
@@ -248,20 +289,25 @@ export class NodeProcess {
     const described = ring.describe();
     const { losses = [], cut = view.cut, phase = "joining", recovery = null } = described ?? {};
     const members = view.members.map((member) => ({
-      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses },
+      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses, machine: member.machine },
       layers: ownedBy({ ...view, cut }, member.node),
     }));
     const departed = view.departed.map((member) => ({
-      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses, layers: [], state: "dead" },
+      ...{ node: member.node, peerId: member.peerId, addresses: member.addresses, machine: member.machine },
+      ...{ layers: [], gone: this.#left.has(member.node) ? "left" : "dead" },
     }));
     const state = stateOf(phase, recovery);
     const loss = losses.at(-1) ?? null;
     const { steps } = job.settings;
+    const { owners, voters, replicas } = view;
     const run = { job: job.job, system: "ring", view: view.view, steps, node, pid: process.pid, state, loss };
+    const machine = machineOf(this.#init.out);
     const { losses: _, view: __, node: ___, ...stage } = described ?? { ...notYet(job.firstStep), losses, view, node };
-    return { ...stage, ...run, members: [...members, ...departed] };
+    return { ...stage, ...run, machine, owners, voters, replicas, members: [...members, ...departed] };
   }
 }
+
+const done: Obeyed = { isDone: true };
 
 function stateOf(phase: string, recovery: { readonly phase: string; readonly isSealed: boolean } | null): string {
   if (recovery?.phase === "outside") return "joining";

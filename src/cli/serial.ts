@@ -44,6 +44,7 @@ export async function trainSerial(request: RunRequest, progress: Progress): Prom
   });
   const control = await serveControl(entry, (asked) => {
     if (asked === "stop") run.requestStop();
+    if (asked !== "stop" && asked !== "status") return { isDone: false, reason: "one process alone is no ring" };
     const { losses, ...state } = run.describe();
     const members = [{ node: 0, peerId: "", addresses: [], layers: [run.layers] }];
     return {

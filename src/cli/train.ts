@@ -28,21 +28,23 @@ export async function train(options: Options): Promise<number> {
 
 function requestOf(options: Options): RunRequest {
   const { resume, out } = options;
-  const isResume = typeof resume === "string";
-  if (isResume && out !== undefined) throw new UsageError("--resume goes on in its own folder", "leave --out out");
-  const settings = isResume ? resumedSettings(resume, givenValues(options)) : parseSettings(givenValues(options));
+  if (typeof resume !== "string") return newRequest(parseSettings(givenValues(options)), options);
+  if (out !== undefined) throw new UsageError("--resume goes on in its own folder", "leave --out out");
+  return requestFor(resumedSettings(resume, givenValues(options)), { ...options, out: resume }, true);
+}
+
+/** Of a run from the beginning. Throws UsageError for what can be known to be wrong before any process starts. */
+export function newRequest(settings: Settings, options: Options): RunRequest {
+  return requestFor(settings, options, false);
+}
+
+function requestFor(settings: Settings, options: Options, resume: boolean): RunRequest {
   checkModel(settings);
-  const folder = isResume ? resume : typeof out === "string" ? out : defaultOut(settings);
-  refuseRunning(folder);
-  return {
-    settings,
-    out: folder,
-    force: options["force"] === true,
-    resume: isResume,
-    local: localCount(textOf(options["local"]), settings.nodes),
-    listen: textOf(options["listen"]),
-    invite: textOf(options["invite"]),
-  };
+  const out = textOf(options["out"]) ?? defaultOut(settings);
+  refuseRunning(out);
+  const local = localCount(textOf(options["local"]), settings.nodes);
+  const { listen, invite, force } = options;
+  return { settings, out, force: force === true, resume, local, listen: textOf(listen), invite: textOf(invite) };
 }
 
 function textOf(value: unknown): string | null {

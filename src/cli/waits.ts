@@ -24,12 +24,32 @@ export interface NodeState {
     readonly gradients: readonly number[];
     readonly backwarded: readonly number[];
   };
+  /** The version that every copy must have before this node goes on. */
+  readonly awaitsFrontier?: number | null;
+  /** Null in a ring that does not recover. */
+  readonly recovery?: RecoveryState | null;
+}
+
+/** What a node of a ring that recovers is in the middle of. */
+export interface RecoveryState {
+  readonly phase: "outside" | "installing" | "ready" | "running";
+  /** It has promised to go on to another view. */
+  readonly isSealed: boolean;
+  /** Members whose layers are here, as far as it heard. */
+  readonly ready: readonly number[];
+  /** Why no next view is decided yet. */
+  readonly waitsFor: string | null;
+  readonly isWhole: boolean;
+  /** It stood still, and waits for a majority to confirm its view. */
+  readonly isFenced: boolean;
+  readonly keeper: { readonly commit: { readonly replicas: readonly number[] } | null };
 }
 
 /** A node of the ring; without `state` it did not answer. */
 export interface RingMember {
   readonly node: number;
   readonly pid: number | null;
+  readonly isHere: boolean;
   readonly state: NodeState | undefined;
 }
 
@@ -53,22 +73,58 @@ export interface Explanation {
   readonly cause: string | null;
 }
 
-export function explainWaits(members: readonly RingMember[]): Explanation {
-  const nodes = members.map((member) => nodeWaits(member, members.length));
-  return { nodes, cause: causeOf(members) };
+/** @param owners nodes that hold layers, in ring order */
+export function explainWaits(members: readonly RingMember[], owners: readonly number[]): Explanation {
+  const all = members.map(({ node }) => node);
+  return { nodes: members.map((member) => nodeWaits(member, owners, all)), cause: causeOf(members, owners) };
 }
 
-function nodeWaits({ node, state }: RingMember, nodes: number): NodeWaits {
+function nodeWaits({ node, state }: RingMember, owners: readonly number[], members: readonly number[]): NodeWaits {
   if (state === undefined) return { node, step: null, does: "does not answer", sinceMs: null, waits: [] };
-  const { step, phase, running, idleSinceMs: sinceMs } = state;
+  const { step, phase, running, idleSinceMs: sinceMs, awaitsFrontier = null, recovery } = state;
+  if (recovery !== undefined && recovery !== null) {
+    const waits = recoveryWaits(recovery, members);
+    if (waits !== undefined) return { node, step, does: "recovers, waits", sinceMs, waits };
+  }
   if (running !== null) return { node, step, does: `computes (${running})`, sinceMs: null, waits: [] };
+  if (awaitsFrontier !== null) return { node, step, does: "waits", sinceMs, waits: copyWaits(awaitsFrontier, state) };
   if (phase !== "training") return { node, step, does: phase, sinceMs, waits: [] };
-  return { node, step, does: "waits", sinceMs, waits: state.lacks.map((lack) => waitOf(lack, node, nodes)) };
+  return { node, step, does: "waits", sinceMs, waits: state.lacks.map((lack) => waitOf(lack, node, owners)) };
 }
 
-function waitOf({ kind, lap = 0, microBatch = 0 }: NodeState["lacks"][number], node: number, nodes: number): Wait {
-  const [predecessor, successor] = [(node + nodes - 1) % nodes, (node + 1) % nodes];
-  const task = (operation: string): string => `${lap * nodes + node}${operation}${microBatch}`;
+/** Undefined once the node trains in its view. */
+function recoveryWaits(recovery: RecoveryState, members: readonly number[]): readonly Wait[] | undefined {
+  const { phase, isSealed, ready, waitsFor, isFenced } = recovery;
+  if (isSealed) return [{ for: waitsFor ?? "the next view", from: null }];
+  if (isFenced) return [{ for: "a majority to confirm its view", from: null }];
+  switch (phase) {
+    case "outside":
+      return [{ for: "the ring to take it in", from: null }];
+    case "installing":
+      return [{ for: "layers and copies of its own to arrive", from: null }];
+    case "ready":
+      return members.filter((node) => !ready.includes(node)).map((from) => ({ for: "READY", from }));
+    case "running":
+      return undefined;
+  }
+}
+
+/** Which copies are behind; the next owner's word where this node's own are not. */
+function copyWaits(version: number, { recovery }: NodeState): readonly Wait[] {
+  const what = `copies of version ${version}`;
+  const behind = recovery?.keeper.commit?.replicas ?? [];
+  return behind.length === 0 ? [{ for: what, from: null }] : behind.map((from) => ({ for: what, from }));
+}
+
+function waitOf(
+  { kind, lap = 0, microBatch = 0 }: NodeState["lacks"][number],
+  node: number,
+  owners: readonly number[],
+): Wait {
+  const place = owners.indexOf(node);
+  const nodes = owners.length;
+  const [predecessor, successor] = [owners[(place + nodes - 1) % nodes]!, owners[(place + 1) % nodes]!];
+  const task = (operation: string): string => `${lap * nodes + place}${operation}${microBatch}`;
   switch (kind) {
     case "activation":
       return { for: `activation for ${task("F")}`, from: predecessor };
@@ -85,35 +141,45 @@ function waitOf({ kind, lap = 0, microBatch = 0 }: NodeState["lacks"][number], n
   }
 }
 
-function causeOf(members: readonly RingMember[]): string | null {
-  const silent = members.find(({ state }) => state === undefined);
-  if (silent !== undefined) {
-    const process =
-      silent.pid === null ? "it is on another machine" : `its process ${silent.pid} is stopped, or very busy`;
-    return `node ${silent.node} does not answer: ${process}`;
-  }
+function causeOf(members: readonly RingMember[], owners: readonly number[]): string | null {
   const states = members.flatMap(({ state }) => state ?? []);
+  const undecided = states.flatMap(({ recovery }) => recovery?.waitsFor ?? []);
+  if (undecided[0] !== undefined) return `the next view waits for ${undecided[0]}`;
+  const silent = members.find(({ state }) => state === undefined);
+  if (silent !== undefined) return `node ${silent.node} does not answer: ${silenceText(silent)}`;
   if (states.some(({ running }) => running !== null)) return null;
+  const recovering = states.filter(({ recovery }) => recovery !== undefined && recovery !== null && isBusy(recovery));
+  if (recovering.length > 0) return `the ring recovers: ${recovering.map(({ node }) => `node ${node}`).join(", ")}`;
   const moving = states.filter(({ phase }) => phase === "moving").map(({ node }) => node);
   if (moving.length > 0) return `layers are on their way: ${moving.map((node) => `node ${node}`).join(", ")}`;
-  return heldByEdge(states) ?? "nobody computes and nothing is on its way: every node waits for another one";
+  const inOrder = owners.map((owner) => states.find(({ node }) => node === owner));
+  const edge = inOrder.every((state) => state !== undefined) ? heldByEdge(inOrder) : undefined;
+  return edge ?? "nobody computes and nothing is on its way: every node waits for another one";
 }
 
-/** What one side has computed and the other has not got. */
+function silenceText({ pid, isHere }: RingMember): string {
+  if (pid !== null) return `its process ${pid} is stopped, or very busy`;
+  return isHere ? "it is dead" : "it is on another machine";
+}
+
+const isBusy = ({ phase, isSealed, isFenced }: RecoveryState): boolean => isSealed || isFenced || phase !== "running";
+
+/** What one side has computed and the other has not got. In ring order. */
 function heldByEdge(states: readonly NodeState[]): string | undefined {
   const nodes = states.length;
-  for (const { node, counts } of states) {
+  for (const [place, { node, counts }] of states.entries()) {
+    const [next, before] = [states[(place + 1) % nodes]!, states[(place + nodes - 1) % nodes]!];
     for (const lap of counts.forwarded.keys()) {
-      const stage = lap * nodes + node;
-      const next = states[(node + 1) % nodes]!.counts.activations[Math.floor((stage + 1) / nodes)];
+      const stage = lap * nodes + place;
+      const arrived = next.counts.activations[Math.floor((stage + 1) / nodes)];
       const sent = counts.forwarded[lap]!;
-      if (nodes > 1 && next !== undefined && sent > next) {
-        return edgeText("activations", node, (node + 1) % nodes, sent - next);
+      if (nodes > 1 && arrived !== undefined && sent > arrived) {
+        return edgeText("activations", node, next.node, sent - arrived);
       }
-      const before = states[(node + nodes - 1) % nodes]!.counts.gradients[Math.floor((stage - 1) / nodes)];
+      const returned = before.counts.gradients[Math.floor((stage - 1) / nodes)];
       const gone = counts.backwarded[lap]!;
-      if (stage > 0 && before !== undefined && gone > before) {
-        return edgeText("gradients", node, (node + nodes - 1) % nodes, gone - before);
+      if (stage > 0 && returned !== undefined && gone > returned) {
+        return edgeText("gradients", node, before.node, gone - returned);
       }
     }
   }

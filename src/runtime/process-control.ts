@@ -32,11 +32,18 @@ export interface NodeEntry {
   readonly out: string;
   readonly node: number;
   readonly pid: number;
+  /** When the system started that process, so that another one with its number is never taken for it; null where /proc does not tell. */
+  readonly born: string | null;
   readonly socket: string;
   readonly startedMs: number;
 }
 
-export type ControlRequest = "status" | "stop";
+/** `cut` and `mend` name the peer at the link's other end. */
+export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}`;
+const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100})$/;
+
+/** What a node answers to what is not a question. */
+export type Obeyed = { readonly isDone: true } | { readonly isDone: false; readonly reason: string };
 
 /** Owned by this user, closed to others. Throws UsageError where somebody else was there before. */
 function runtimeFolder(): string {
@@ -58,9 +65,10 @@ export function controlSocket(job: string, node: string): string {
   return join(runtimeFolder(), `${job}-${node}.sock`);
 }
 
-export function entryFor(fields: Omit<NodeEntry, "socket" | "pid">): NodeEntry {
+export function entryFor(fields: Omit<NodeEntry, "socket" | "pid" | "born">): NodeEntry {
   const socket = controlSocket(fields.job, String(fields.node));
-  return { ...fields, pid: process.pid, socket };
+  const { pid } = process;
+  return { ...fields, pid, born: statOf(pid)?.born ?? null, socket };
 }
 
 /** Answers requests until `close`, which also removes the entry. `answer` gives plain JSON data. */
@@ -102,7 +110,7 @@ function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown):
     if (text.length > LINE_BYTES_MAX) socket.destroy();
     if (!text.includes("\n")) return;
     const request = text.trim();
-    if (request === "status" || request === "stop") socket.end(`${JSON.stringify(answer(request))}\n`);
+    if (REQUEST.test(request)) socket.end(`${JSON.stringify(answer(request as ControlRequest))}\n`);
     else socket.destroy();
   });
 }
@@ -132,7 +140,7 @@ export function runningNodes(): readonly NodeEntry[] {
     const file = join(folder, name);
     const entry = readEntry(file);
     if (entry === undefined) continue;
-    if (isAlive(entry.pid)) {
+    if (isRunning(entry)) {
       entries.push(entry);
     } else {
       rmSync(file, { force: true });
@@ -168,24 +176,47 @@ function isEntry(value: unknown): value is NodeEntry {
   return Number.isSafeInteger(pid) && [socket, job, out].every((text) => typeof text === "string");
 }
 
+/** Whether the process that wrote this entry lives, and not another one that got its number. */
+export function isRunning({ pid, born }: NodeEntry): boolean {
+  return isAlive(pid) && (born === null || statOf(pid)?.born === born);
+}
+
+/** Sends a signal to the node's own process. Returns false where it is gone. */
+export function signalNode(entry: NodeEntry, signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): boolean {
+  if (!isRunning(entry)) return false;
+  try {
+    return process.kill(entry.pid, signal);
+  } catch {
+    return false;
+  }
+}
+
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
   } catch {
     return false;
   }
-  return !isZombie(pid);
+  // A zombie still answers signal 0 (where /proc is there to tell).
+  return !existsSync("/proc/self/stat") || !["Z", undefined].includes(statOf(pid)?.state);
 }
 
-/** A zombie still answers signal 0 (where /proc is there to tell). */
-function isZombie(pid: number): boolean {
-  const file = `/proc/${pid}/stat`;
-  if (!existsSync("/proc/self/stat")) return false;
+/** Whether a signal has stopped it; false also where /proc does not tell. */
+export function isStopped({ pid }: NodeEntry): boolean {
+  return statOf(pid)?.state === "T";
+}
+
+/** The system's letter for what a process does, and the tick of its start; undefined where /proc does not tell. */
+function statOf(pid: number): { readonly state: string; readonly born: string } | undefined {
+  let text: string;
   try {
-    return /\) Z /.test(readFileSync(file, "utf8"));
+    text = readFileSync(`/proc/${pid}/stat`, "utf8");
   } catch {
-    return true;
+    return undefined;
   }
+  // The program's name may hold anything: fields are counted from its closing bracket.
+  const [state = "", ...fields] = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return { state, born: fields[18] ?? "" };
 }
 
 /** True where `wanted` is the job's id, its name or its folder. */

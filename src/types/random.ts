@@ -20,6 +20,7 @@ export const RandomPurpose = {
   digitShape: 4,
   syntheticCentre: 5,
   syntheticSample: 6,
+  chaos: 7,
 } as const;
 
 /**

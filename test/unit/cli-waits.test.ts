@@ -1,6 +1,13 @@
 /** @file Who waits for what: made answers of nodes, and what they come down to. */
 import { describe, expect, test } from "vitest";
-import { explainWaits, type NodeState, type RingMember } from "../../src/cli/waits.ts";
+import { explainWaits as explain, type NodeState, type RingMember } from "../../src/cli/waits.ts";
+
+/** In a ring whose order is that of its nodes' numbers. */
+const explainWaits = (members: readonly RingMember[]) =>
+  explain(
+    members,
+    members.map(({ node }) => node),
+  );
 
 type Lack = NodeState["lacks"][number];
 
@@ -12,7 +19,7 @@ function member(node: number, changes: Partial<NodeState> = {}, laps = 1): RingM
   const done = Array<number>(laps).fill(30);
   const counts = { forwarded: done, activations: done, gradients: done, backwarded: done };
   const idle = { step: 7, phase: "training", running: null, idleSinceMs: 12.5, lacks: [] };
-  return { node, pid: 100 + node, state: { node, pid: 100 + node, ...idle, counts, ...changes } };
+  return { node, pid: 100 + node, isHere: true, state: { node, pid: 100 + node, ...idle, counts, ...changes } };
 }
 
 const counts = (changes: Partial<NodeState["counts"]>, laps = 1): NodeState["counts"] => ({
@@ -80,7 +87,7 @@ describe("what a node does", () => {
 
 describe("what all waits come down to", () => {
   test("a chain of waits ends at the node that does not answer", () => {
-    const silent: RingMember = { node: 2, pid: 4711, state: undefined };
+    const silent: RingMember = { node: 2, pid: 4711, isHere: true, state: undefined };
     const chain = [member(0, { lacks: [gradient(0)] }), member(1, { lacks: [gradient(0)] }), silent];
     const { nodes, cause } = explainWaits(chain);
     expect(nodes.map(({ waits }) => waits.map(({ from }) => from))).toEqual([[1], [2], []]);
@@ -89,7 +96,7 @@ describe("what all waits come down to", () => {
   });
 
   test("also where others still compute, and where the node is elsewhere", () => {
-    const silent: RingMember = { node: 1, pid: null, state: undefined };
+    const silent: RingMember = { node: 1, pid: null, isHere: false, state: undefined };
     expect(explainWaits([member(0, { running: "forward" }), silent]).cause).toBe(
       "node 1 does not answer: it is on another machine",
     );
