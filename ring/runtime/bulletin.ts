@@ -4,7 +4,7 @@
  */
 import { type Fingerprint, fingerprintOf } from "../../src/config/fingerprint.ts";
 import type { Recorder } from "../../src/metrics/recorder.ts";
-import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
+import { isDiskFault, RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
 import { buildSummary, type NodeReport, type RecoveryRecord } from "../../src/metrics/summary.ts";
 import { chromeTrace, type TimelineEntry } from "../../src/metrics/timeline.ts";
 import { parseModel } from "../../src/nn/spec.ts";
@@ -121,9 +121,13 @@ export class Bulletin {
     const { folder, isWriter } = this.#init;
     const summary = this.#build();
     this.#init.recorder.finish();
-    if (isWriter()) {
-      folder.writeJson(RUN_FILES.summary, summary);
-      this.#writeTrace();
+    try {
+      if (isWriter()) folder.writeJson(RUN_FILES.summary, summary);
+      if (isWriter()) this.#writeTrace();
+    } catch (error) {
+      // What all nodes know is told, on the disk or not.
+      if (!isDiskFault(error)) throw error;
+      this.#notDurable(completedSteps, error.message);
     }
     this.#summary.resolve(summary);
   }

@@ -98,7 +98,13 @@ export class RingNode {
     const lines = folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
     const earlier = init.isMember ? lines.slice(0, job.firstStep) : lines;
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
-    this.#recorder = new Recorder({ folder, batch: job.settings.batch, earlier, startedMs });
+    this.#recorder = new Recorder({
+      folder,
+      batch: job.settings.batch,
+      earlier,
+      startedMs,
+      onFault: init.onNotDurable,
+    });
     this.#history = new History({
       recorder: this.#recorder,
       state: init.state,

@@ -1,9 +1,10 @@
 /**
  * @file Follows one run: the lines of all committed steps in memory, and, while this process is its machine's writer, in `metrics.jsonl`;
- * events too. Who takes the role over cuts a torn last line, and goes on behind the last step in the file.
+ * events too. Who takes the role over cuts a torn last line, and goes on behind the last step in the file. A disk that is full or broken ends no
+ * run: what it did not take is written when it takes something again.
  */
 import { assert } from "../types/assert.ts";
-import { RUN_FILES, type MetricsLine, type RunFolder } from "./run-folder.ts";
+import { isDiskFault, RUN_FILES, type MetricsLine, type RunFolder } from "./run-folder.ts";
 
 export interface RecorderInit {
   readonly folder: RunFolder;
@@ -12,21 +13,26 @@ export interface RecorderInit {
   readonly earlier: readonly MetricsLine[];
   /** When the run began; of a resumed run, as if it had never paused: elapsed times go on. */
   readonly startedMs: number;
+  /** Lines from this step on are not on the disk. Once each time that it begins to fail. */
+  readonly onFault?: (step: number, reason: string) => void;
 }
 
 export class Recorder {
   readonly #init: RecorderInit;
   readonly #lines: MetricsLine[];
+  readonly #losses: number[];
   /** Lines in the file; undefined while another process writes it. */
   #written: number | undefined;
+  #isFaulty = false;
 
   constructor(init: RecorderInit) {
     this.#init = init;
     this.#lines = [...init.earlier];
+    this.#losses = init.earlier.map(({ loss }) => loss);
   }
 
   get losses(): readonly number[] {
-    return this.#lines.map(({ loss }) => loss);
+    return this.#losses;
   }
 
   get steps(): number {
@@ -40,7 +46,8 @@ export class Recorder {
   /** From now on this process writes, or another one does. */
   write(isWriter: boolean): void {
     if (isWriter === this.isWriter) return;
-    this.#written = isWriter ? this.#init.folder.cutTornLine(RUN_FILES.metrics) : undefined;
+    this.#written = isWriter ? 0 : undefined;
+    if (isWriter) this.#tolerate(() => (this.#written = this.#init.folder.cutTornLine(RUN_FILES.metrics)));
     this.#append();
   }
 
@@ -49,6 +56,7 @@ export class Recorder {
     const { batch, startedMs } = this.#init;
     assert(step === this.steps, `step ${this.steps} is next, not ${step}`);
     const elapsedMs = Math.round((nowMs - startedMs) * 1000) / 1000;
+    this.#losses.push(loss);
     this.#lines.push({ step, loss, samples: (step + 1) * batch, elapsedMs, view });
     this.#append();
   }
@@ -56,8 +64,25 @@ export class Recorder {
   /** What the file lacks. A writer before this one may have been further than this process knew. */
   #append(): void {
     if (this.#written === undefined || this.#written >= this.steps) return;
-    this.#init.folder.appendLines(RUN_FILES.metrics, this.#lines.slice(this.#written));
-    this.#written = this.steps;
+    const { folder } = this.#init;
+    this.#tolerate(() => {
+      // What failed before may have left a part of a line.
+      if (this.#isFaulty) this.#written = folder.cutTornLine(RUN_FILES.metrics);
+      folder.appendLines(RUN_FILES.metrics, this.#lines.slice(this.#written));
+      this.#written = this.steps;
+      this.#isFaulty = false;
+    });
+  }
+
+  /** Only what the disk does is tolerated. */
+  #tolerate(write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      if (!isDiskFault(error)) throw error;
+      if (!this.#isFaulty) this.#init.onFault?.(this.#written ?? this.steps, error.message);
+      this.#isFaulty = true;
+    }
   }
 
   /** At the end: every step stands in the file once, in order, whoever wrote it. */
@@ -67,11 +92,11 @@ export class Recorder {
     const isRight =
       lines.length === this.steps &&
       lines.every(({ step, loss }, index) => step === index && loss === this.#lines[index]!.loss);
-    if (!isRight) this.#init.folder.writeLines(RUN_FILES.metrics, this.#lines);
+    if (!isRight) this.#tolerate(() => this.#init.folder.writeLines(RUN_FILES.metrics, this.#lines));
   }
 
   event(kind: string, timeMs: number, fields: Readonly<Record<string, unknown>> = {}): void {
     if (!this.isWriter) return;
-    this.#init.folder.appendLines(RUN_FILES.events, [{ kind, timeMs, ...fields }]);
+    this.#tolerate(() => this.#init.folder.appendLines(RUN_FILES.events, [{ kind, timeMs, ...fields }]));
   }
 }

@@ -174,6 +174,12 @@ export class RunFolder {
   }
 }
 
+/** The disk is full, broken or read-only: nothing that the program does wrong. */
+export function isDiskFault(error: unknown): error is NodeJS.ErrnoException {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  return ["ENOSPC", "EDQUOT", "EIO", "EROFS"].includes(code);
+}
+
 function parseLine(line: string, file: string, number: number): unknown {
   try {
     return JSON.parse(line);

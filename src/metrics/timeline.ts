@@ -1,7 +1,7 @@
 /**
  * @file What one node did when, for the last steps or for all of them, and the same in Chrome's trace-event form.
  */
-import type { RunFolder } from "./run-folder.ts";
+import { isDiskFault, type RunFolder } from "./run-folder.ts";
 
 export interface TimelineEntry {
   readonly kind: "F" | "B" | "W" | "update" | "send" | "receive" | "wait" | "recover";
@@ -56,7 +56,12 @@ export class Timeline {
   flush(): void {
     const entries = this.#steps.flatMap((step) => step.entries);
     this.#steps = [];
-    this.#folder.appendLines(`timeline/${this.#node()}.jsonl`, entries);
+    try {
+      this.#folder.appendLines(`timeline/${this.#node()}.jsonl`, entries);
+    } catch (error) {
+      // A full disk ends no run: then there is no drawing of these steps.
+      if (!isDiskFault(error)) throw error;
+    }
   }
 }
 

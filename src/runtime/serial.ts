@@ -52,7 +52,7 @@ export class SerialRun {
     const earlier = (folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).slice(0, firstStep);
     const { batch, timeline, seed, microBatches } = settings;
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
-    this.#recorder = new Recorder({ folder, batch, earlier, startedMs });
+    this.#recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: init.onNotDurable });
     this.#recorder.write(true);
     this.#timeline = new Timeline(folder, () => 0, parseTimeline(timeline));
     this.#feeder = new Feeder(data, { seed, batch, microBatches });
