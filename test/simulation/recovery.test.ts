@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { Agreement, ballotOf } from "../../ring/core/agreement.ts";
 import { drawScenario, type RecoveryScenario } from "../helpers/recovery-simulation-scenario.ts";
 import { shrink } from "../helpers/recovery-simulation-shrink.ts";
 import { simulateRecovery, type RecoveryOutcome } from "../helpers/recovery-simulation.ts";
@@ -50,4 +51,15 @@ test("a run is the same each time, and its faults happen", () => {
   expect(sum(({ views }) => views)).toBeGreaterThan(40);
   expect(sum(({ restarts }) => restarts)).toBeGreaterThan(10);
   expect(sum(({ isExceeded }) => (isExceeded ? 1 : 0))).toBeLessThan(30);
+});
+
+test("a vote that the disk refused is written again when the question is repeated", () => {
+  const voter = new Agreement<string, null>({ self: 1, voters: [0, 1, 2], peers: [0, 1, 2], vote: null });
+  const prepare = { kind: "prepare", ballot: ballotOf(1, 0) } as const;
+  const ask = () => voter.handle({ kind: "message", from: 0, message: prepare, evidence: null });
+  expect(ask().map(({ kind }) => kind)).toEqual(["seal", "persist"]);
+  expect(voter.handle({ kind: "notPersisted", id: 1 })).toEqual([]);
+  expect(ask().map(({ kind }) => kind)).toEqual(["persist"]);
+  expect(ask()).toEqual([]);
+  expect(voter.handle({ kind: "persisted", id: 2 }).map(({ kind }) => kind)).toEqual(["send"]);
 });
