@@ -2,10 +2,10 @@
  * @file A whole ring in this process: real nodes with real compute threads over the memory transport, and one process
  * without a network beside them. Every wait is bounded.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { joinRing, type Job, type Ring, type RingInit } from "../../ring/index.ts";
+import { joinRing, type Job, type Ring, type RingInit, type RingRole } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../../src/config/settings.ts";
 import type { DataSet } from "../../src/data/dataset.ts";
 import { parseSyntheticShape, syntheticDataSet } from "../../src/data/synthetic.ts";
@@ -15,6 +15,7 @@ import type { Transport } from "../../src/net/transport.ts";
 import { within } from "../../src/net/wait.ts";
 import { newestCheckpoint } from "../../src/runtime/checkpoint.ts";
 import { SerialRun } from "../../src/runtime/serial.ts";
+import { StateFolder } from "../../src/runtime/state-folder.ts";
 
 const LIMIT_MS = 10_000;
 
@@ -33,7 +34,7 @@ export function tinySettings(changes: Readonly<Record<string, unknown>> = {}): S
   });
 }
 
-const dataOf = ({ data, seed }: Settings): DataSet =>
+export const dataOf = ({ data, seed }: Settings): DataSet =>
   syntheticDataSet(parseSyntheticShape(data.slice("synthetic:".length)), seed);
 
 export class Scratch {
@@ -43,6 +44,14 @@ export class Scratch {
   folder(): RunFolder {
     this.#count += 1;
     return RunFolder.create(join(this.#path, String(this.#count)), false);
+  }
+
+  /** Of a new node, or of one that comes back with what it had in `earlier`. */
+  state(earlier?: string): Promise<StateFolder> {
+    this.#count += 1;
+    const path = join(this.#path, String(this.#count));
+    if (earlier !== undefined) cpSync(earlier, path, { recursive: true });
+    return StateFolder.open(path);
   }
 
   remove(): void {
@@ -66,7 +75,7 @@ export const bits = ({ summary, losses }: Outcome) => ({
   ),
 });
 
-const lossesOf = (folder: RunFolder): number[] =>
+export const lossesOf = (folder: RunFolder): number[] =>
   folder.readLines(RUN_FILES.metrics).map((line) => (line as { readonly loss: number }).loss);
 
 /** The same settings in one process. */
@@ -89,24 +98,38 @@ export function jobOf(settings: Settings, firstStep = 0): Job {
 }
 
 /** What a node says when it founds or joins; `changes` for what a test wants otherwise. */
-export function ringInit(transport: Transport, role: RingInit["role"], changes: Partial<RingInit> = {}): RingInit {
-  const silent = { onPresent: () => {}, onCommitted: () => {}, onNotDurable: () => {} };
-  return { role, transport, machine: "here", wish: null, invite: null, ...silent, ...changes };
+export function ringInit(
+  transport: Transport,
+  state: StateFolder,
+  role: RingInit["role"],
+  changes: Partial<RingInit> = {},
+): RingInit {
+  const silent = { onPresent: () => {}, onCommitted: () => {}, onNotDurable: () => {}, onView: () => {} };
+  return { role, transport, state, machine: "here", wish: null, invite: null, ...silent, ...changes };
+}
+
+/** Who comes to the ring at `address` and takes it as it is. */
+export function joinerOf(address: string, expected: Extract<RingRole, { kind: "joiner" }>["expected"] = {}): RingRole {
+  return { kind: "joiner", address, expected, data: ({ settings }) => Promise.resolve(dataOf(settings)) };
 }
 
 /** Nodes of one ring, formed and not yet training; the first is the founder. */
 export async function formRing(settings: Settings, firstStep = 0, changes: Partial<RingInit> = {}) {
   const network = new MemoryNetwork();
+  const scratch = new Scratch();
   const transports = Array.from({ length: settings.nodes }, (_, node) => network.join(`node-${node}`));
   const [address] = transports[0]!.addresses;
   const founder = { kind: "founder", job: jobOf(settings, firstStep), data: dataOf(settings) } as const;
-  const joiner = { kind: "joiner", address: address!, expected: {} } as const;
-  const founding = joinRing(ringInit(transports[0]!, founder, changes));
-  const joining = transports
-    .slice(1)
-    .map((transport, index) => joinRing(ringInit(transport, joiner, { wish: index + 1 })));
-  const rings = await soon(Promise.all([founding, ...joining]), "the formation");
-  const close = (): Promise<unknown> => Promise.all(transports.map((transport) => transport.close()));
+  const states = await Promise.all(transports.map(() => scratch.state()));
+  const forming = transports.map((transport, node) => {
+    const given = node === 0 ? changes : { wish: node };
+    return joinRing(ringInit(transport, states[node]!, node === 0 ? founder : joinerOf(address!), given));
+  });
+  const rings = await soon(Promise.all(forming), "the formation");
+  const close = async (): Promise<void> => {
+    await Promise.all(transports.map((transport) => transport.close()));
+    scratch.remove();
+  };
   return { rings, network, close };
 }
 
@@ -124,7 +147,7 @@ export async function runRing(
     const outcomes = await soon(Promise.all(rings.map((ring) => ring.train(folder))), "training");
     const texts = new Set(outcomes.map(({ summary }) => JSON.stringify(summary)));
     if (texts.size !== 1) throw new Error("the nodes disagree about the summary");
-    return { summary: outcomes[0]!.summary, losses: lossesOf(folder) };
+    return { summary: outcomes[0]!.summary!, losses: lossesOf(folder) };
   } finally {
     await close();
   }

@@ -1,18 +1,21 @@
 /** @file Coming into a ring over real links: who is refused and in which words, who frees a place, whom a member sends on. */
-import { afterEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { joinRing, type RingInit } from "../../ring/index.ts";
-import { CONTROL_PROTOCOL } from "../../ring/runtime/founding.ts";
+import { CONTROL_PROTOCOL } from "../../ring/runtime/control-inbox.ts";
 import { syntheticDataSet } from "../../src/data/synthetic.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import { Link } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { BUILD } from "../../src/config/fingerprint.ts";
+import type { Settings } from "../../src/config/settings.ts";
 import { chooseEngines } from "../../src/runtime/engines.ts";
 import { encodeFrame } from "../../src/wire/encode.ts";
 import { FrameKind, frameFields } from "../../src/wire/header.ts";
-import { jobOf, ringInit, soon, tinySettings } from "../helpers/memory-ring.ts";
+import { jobOf, joinerOf, ringInit, Scratch, soon, tinySettings } from "../helpers/memory-ring.ts";
 
 const data = syntheticDataSet({ classes: 4, features: 6, samples: 48, test: 11 }, 5);
+const scratch = new Scratch();
+afterAll(() => scratch.remove());
 const open: Transport[] = [];
 afterEach(async () => {
   await Promise.all(open.splice(0).map((transport) => transport.close()));
@@ -30,14 +33,14 @@ class Founded {
   #told = Promise.withResolvers<void>();
 
   /** Resolves when newcomers can be heard. */
-  static async start(size: number, changes: Partial<RingInit> = {}): Promise<Founded> {
-    const founded = new Founded(size, changes);
+  static async start(size: number, changes: Partial<RingInit> = {}, replicas = 0): Promise<Founded> {
+    const founded = new Founded(tinySettings({ nodes: size, replicas }), changes);
     await soon(founded.#listens.promise, "the founder's listening");
     return founded;
   }
 
-  private constructor(size: number, changes: Partial<RingInit>) {
-    const job = jobOf(tinySettings({ nodes: size }));
+  private constructor(settings: Settings, changes: Partial<RingInit>) {
+    const job = jobOf(settings);
     const founder = this.transport();
     this.address = founder.addresses[0]!;
     const onPresent = (present: number): void => {
@@ -54,17 +57,22 @@ class Founded {
       },
       close: () => founder.close(),
     };
-    this.ring = joinRing(ringInit(told, { kind: "founder", job, data }, { onPresent, ...changes }));
+    const role = { kind: "founder", job, data } as const;
+    this.ring = scratch.state().then((state) => joinRing(ringInit(told, state, role, { onPresent, ...changes })));
   }
 
-  transport(): Transport {
-    const transport = this.#network.join(`node-${this.#count++}`);
+  transport(peerId = `node-${this.#count++}`): Transport {
+    const transport = this.#network.join(peerId);
     open.push(transport);
     return transport;
   }
 
-  join(expected: Record<string, string | number | null> = {}, changes: Partial<RingInit> = {}, address = this.address) {
-    return joinRing(ringInit(this.transport(), { kind: "joiner", address, expected }, changes));
+  async join(
+    expected: Record<string, string | number | null> = {},
+    changes: Partial<RingInit> = {},
+    { address = this.address, transport = this.transport() } = {},
+  ) {
+    return joinRing(ringInit(transport, await scratch.state(), joinerOf(address, expected), changes));
   }
 
   async until(present: number): Promise<void> {
@@ -74,6 +82,7 @@ class Founded {
 
 const candidate = () => ({
   ...{ peerId: "x", addresses: ["/memory/x/p2p/x"], machine: "here", wish: null },
+  ...{ incarnation: "0".repeat(32), boot: 0 },
   engines: chooseEngines("auto").ids,
 });
 const hello = (changes: Record<string, unknown> = {}) => ({
@@ -126,10 +135,40 @@ describe("a newcomer is refused", () => {
     const [, member] = await soon(Promise.all([founded.ring, founded.join()]), "the ring");
     const memberAddress = member.view.members[1]!.addresses[0]!;
     for (const address of [founded.address, memberAddress]) {
-      await expect(soon(founded.join({}, {}, address), "a refusal")).rejects.toThrow(
-        "the ring is whole (2 of 2 nodes)",
+      await expect(soon(founded.join({}, {}, { address }), "a refusal")).rejects.toThrow(
+        "the ring is whole (2 of 2 nodes), and keeps no replicas",
       );
     }
+  });
+});
+
+describe("a ring that keeps replicas and is whole", () => {
+  test("takes whoever comes, over any member, and tells what is known", async () => {
+    const founded = await Founded.start(2, {}, 1);
+    const [founder, member] = await soon(Promise.all([founded.ring, founded.join()]), "the ring");
+    for (const { addresses } of member.view.members) {
+      const late = await soon(founded.join({ lr: 0.02 }, {}, { address: addresses[0]! }), "a late node");
+      expect(late.node, "no number before a view has it").toBeLessThan(0);
+      expect(late.view).toEqual(founder.view);
+      expect(late.job).toEqual(founder.job);
+    }
+  });
+
+  test("refuses what it would have refused before", async () => {
+    const founded = await Founded.start(2, { invite: "sesame" }, 1);
+    await soon(Promise.all([founded.ring, founded.join({}, { invite: "sesame" })]), "the ring");
+    await expect(soon(founded.join({}, { invite: "open" }), "a refusal")).rejects.toThrow("needs the invite token");
+    await expect(soon(founded.join({ lr: 0.5 }, { invite: "sesame" }), "a refusal")).rejects.toThrow("field lr");
+  });
+
+  test("refuses an identity that is here already", async () => {
+    const founded = await Founded.start(2, {}, 1);
+    const transport = founded.transport();
+    await soon(Promise.all([founded.ring, founded.join({}, {}, { transport })]), "the ring");
+    await transport.close();
+    // On a fresh state folder: it counts no more starts than the one that is in the ring.
+    const again = founded.join({}, {}, { transport: founded.transport(transport.peerId) });
+    await expect(soon(again, "a refusal")).rejects.toThrow("this identity is node 1, which is here");
   });
 });
 
@@ -137,23 +176,25 @@ describe("a place", () => {
   test("is free again when who had it leaves before the ring is whole", async () => {
     const founded = await Founded.start(3);
     const leaver = founded.transport();
-    const left = joinRing(ringInit(leaver, { kind: "joiner", address: founded.address, expected: {} }));
+    const left = founded.join({}, {}, { transport: leaver });
     const failure = expect(left).rejects.toThrow("the founder ended the formation");
     await founded.until(2);
     await leaver.close();
     await soon(failure, "the leaver's error");
     await founded.until(1);
-    const rings = await soon(Promise.all([founded.ring, founded.join(), founded.join()]), "the ring");
+    const second = founded.join();
+    await founded.until(2);
+    const rings = await soon(Promise.all([founded.ring, second, founded.join()]), "the ring");
     expect(rings[0].view.members.map(({ peerId }) => peerId)).toEqual(["node-0", "node-2", "node-3"]);
   });
 
   test("is got over a member that has one but does not know the ring yet", async () => {
     const founded = await Founded.start(3);
     const member = founded.transport();
-    const joining = joinRing(ringInit(member, { kind: "joiner", address: founded.address, expected: {} }));
+    const joining = founded.join({}, {}, { transport: member });
     await founded.until(2);
     const rings = await soon(
-      Promise.all([founded.ring, joining, founded.join({}, {}, member.addresses[0])]),
+      Promise.all([founded.ring, joining, founded.join({}, {}, { address: member.addresses[0]! })]),
       "the ring",
     );
     expect(rings.map(({ node }) => node)).toEqual([0, 1, 2]);

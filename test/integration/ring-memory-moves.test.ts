@@ -29,8 +29,10 @@ type Event = Readonly<Record<string, unknown>> & { readonly kind: string; readon
 const events = (folder: RunFolder, kind: string): Event[] =>
   (folder.readLines(RUN_FILES.events) as Event[]).filter((event) => event.kind === kind);
 
+/** Within the only view where there are no replicas; else a view was decided that has the same nodes and another cut. */
 function expectMoved(folder: RunFolder, { summary }: Outcome): void {
-  const moved = events(folder, "migrated");
+  const views = events(folder, "view").filter(({ removed }) => (removed as unknown[]).length === 0);
+  const moved = [...events(folder, "migrated"), ...views];
   expect(moved.length, "layers moved").toBeGreaterThanOrEqual(1);
   const cut = moved.at(-1)!["cut"] as [number, number][];
   const held = (summary["perNode"] as { layers: [number, number][] }[]).map(({ layers }) => layers);
@@ -46,21 +48,25 @@ describe("layers that move change no bit", () => {
   });
 
   test.each([
-    ["naive", 2, 1],
-    ["gpipe", 3, 1],
-    ["1f1b", 3, 1],
-    ["interleaved", 2, 2],
-    ["zb-h1", 3, 1],
-    ["zero-bubble", 3, 1],
-    ["zero-bubble", 4, 1],
-    ["zero-bubble", 2, 2],
-    ["zero-bubble", 4, 2],
-    ["zero-bubble", 2, 4],
+    ["naive", 2, 1, 0],
+    ["gpipe", 3, 1, 0],
+    ["1f1b", 3, 1, 0],
+    ["interleaved", 2, 2, 0],
+    ["zb-h1", 3, 1, 0],
+    ["zero-bubble", 3, 1, 0],
+    ["zero-bubble", 4, 1, 0],
+    ["zero-bubble", 2, 2, 0],
+    ["zero-bubble", 4, 2, 0],
+    ["zero-bubble", 2, 4, 0],
+    ["gpipe", 3, 1, 1],
+    ["interleaved", 2, 2, 1],
+    ["zero-bubble", 4, 1, 2],
+    ["zero-bubble", 2, 4, 1],
   ])(
-    "%s, %i nodes, %i laps",
-    async (schedule, nodes, laps) => {
+    "%s, %i nodes, %i laps, %i replicas",
+    async (schedule, nodes, laps, replicas) => {
       const folder = scratch.folder();
-      const outcome = await runRing(uneven(nodes, { schedule, laps }), folder);
+      const outcome = await runRing(uneven(nodes, { schedule, laps, replicas }), folder);
       expect(bits(outcome)).toEqual(bits(serial));
       if (nodes * laps < 8) expectMoved(folder, outcome);
       else expect(events(folder, "migrated"), "one layer a stage cannot move").toEqual([]);
@@ -68,23 +74,29 @@ describe("layers that move change no bit", () => {
     LIMIT_MS,
   );
 
-  test.each(["momentum", "adamw", "sgd"])(
-    "with %s, whose state moves with them",
-    async (optimizer) => {
+  test.each([
+    ["momentum", 0],
+    ["adamw", 0],
+    ["sgd", 0],
+    ["momentum", 1],
+    ["sgd", 1],
+  ])(
+    "with %s, whose state moves with them, %i replicas",
+    async (optimizer, replicas) => {
       const alone = await runSerial(tinySettings({ ...EQUAL, optimizer }), scratch.folder());
       const folder = scratch.folder();
-      const outcome = await runRing(uneven(2, { optimizer, laps: optimizer === "momentum" ? 2 : 1 }), folder);
+      const outcome = await runRing(uneven(2, { optimizer, replicas, laps: optimizer === "momentum" ? 2 : 1 }), folder);
       expect(bits(outcome)).toEqual(bits(alone));
       expectMoved(folder, outcome);
     },
     LIMIT_MS,
   );
 
-  test(
-    "where checkpoints and evaluations fall on the steps around the move",
-    async () => {
+  test.each([0, 1])(
+    "where checkpoints and evaluations fall on the steps around the move, %i replicas",
+    async (replicas) => {
       const folder = scratch.folder();
-      const outcome = await runRing(uneven(3, { checkpointEvery: 1, validateEvery: 1 }), folder);
+      const outcome = await runRing(uneven(3, { checkpointEvery: 1, validateEvery: 1, replicas }), folder);
       expect(bits(outcome)).toEqual(bits(serial));
       expectMoved(folder, outcome);
       const all = Array.from({ length: 17 }, (_, step) => step + 1);
@@ -94,14 +106,14 @@ describe("layers that move change no bit", () => {
     LIMIT_MS,
   );
 
-  test(
-    "nor does a resume by other nodes, from a checkpoint behind the move",
-    async () => {
+  test.each([0, 1])(
+    "nor does a resume by other nodes, from a checkpoint behind the move, %i replicas",
+    async (replicas) => {
       const folder = scratch.folder();
-      const before = await runRing(uneven(3, { steps: 10, checkpointEvery: 4 }), folder);
+      const before = await runRing(uneven(3, { steps: 10, checkpointEvery: 4, replicas }), folder);
       expectMoved(folder, before);
       expect(checkpointSteps(folder)).toEqual([4, 8, 10]);
-      const resumed = await resumeRing(uneven(2, { laps: 2, steps: 17 }), folder);
+      const resumed = await resumeRing(uneven(2, { laps: 2, steps: 17, replicas }), folder);
       const { initialWeightsSha256: _, ...same } = bits(serial) as Record<string, unknown>;
       expect(bits(resumed)).toMatchObject(same);
     },
@@ -118,7 +130,7 @@ describe("a run ends in order", () => {
       const stopAtLoss = plain.losses[2]!;
       expect(plain.losses.slice(0, 2).every((loss) => loss > stopAtLoss)).toBe(true);
       const folder = scratch.folder();
-      const outcome = await runRing(uneven(3, { stopAtLoss }), folder);
+      const outcome = await runRing(uneven(3, { stopAtLoss, replicas: 0 }), folder);
       expect(outcome.summary["steps"]).toBe(3);
       expect(events(folder, "balance").map(({ decision }) => (decision as Event).kind)).toEqual(["move"]);
       expect(events(folder, "migrated")).toEqual([]);
@@ -127,11 +139,18 @@ describe("a run ends in order", () => {
     LIMIT_MS,
   );
 
-  test.each([1, 2, 3, 4])(
-    "when the last node is asked to stop after step %i",
-    async (wanted) => {
+  test.each([
+    [1, 0],
+    [2, 1],
+    [3, 0],
+    [3, 1],
+    [4, 0],
+    [4, 1],
+  ])(
+    "when the last node is asked to stop after step %i, %i replicas",
+    async (wanted, replicas) => {
       const folder = scratch.folder();
-      const { summary, losses } = await runRing(uneven(3, { steps: 1_000 }), folder, {
+      const { summary, losses } = await runRing(uneven(3, { steps: 1_000, replicas }), folder, {
         onCommitted: (step, rings) => {
           if (step === wanted) rings.at(-1)?.requestStop();
         },

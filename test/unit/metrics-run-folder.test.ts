@@ -1,5 +1,6 @@
 /** @file A run's folder: what is replaced and what is never touched, torn lines, timelines, the trace. */
 import {
+  appendFileSync,
   chmodSync,
   existsSync,
   mkdirSync,
@@ -139,24 +140,27 @@ describe("metrics", () => {
 });
 
 describe("a recorder", () => {
-  const init = (isWriter: boolean, earlierLosses: readonly number[] = []) => ({
+  const init = (earlierLosses: readonly number[] = []) => ({
     folder: RunFolder.create(join(root, "run"), true),
-    ...{ isWriter, batch: 4, view: 0, earlierLosses, startedMs: 1_000 },
+    ...{ batch: 4, earlier: earlierLosses.map((loss, step) => lineOf(step, loss)), startedMs: 1_000 },
   });
+  const lineOf = (step: number, loss: number) => ({ step, loss, samples: 4 * (step + 1), elapsedMs: step, view: 0 });
+  const written = (options: ReturnType<typeof init>) => options.folder.readLines(RUN_FILES.metrics);
 
   test("writes a line a step, with what was sampled so far; others only remember", () => {
-    const options = init(true);
+    const options = init();
     const recorder = new Recorder(options);
+    recorder.write(true);
     recorder.committed(0, 0.1 + 0.2, 1_002.34567);
     recorder.committed(1, 0.25, 1_003);
     recorder.event("checkpoint", 5, { step: 2 });
-    expect(options.folder.readLines(RUN_FILES.metrics)).toEqual([
+    expect(written(options)).toEqual([
       { step: 0, loss: 0.30000000000000004, samples: 4, elapsedMs: 2.346, view: 0 },
       { step: 1, loss: 0.25, samples: 8, elapsedMs: 3, view: 0 },
     ]);
     expect(options.folder.readLines(RUN_FILES.events)).toEqual([{ kind: "checkpoint", timeMs: 5, step: 2 }]);
     rmSync(options.folder.path, { recursive: true });
-    const silent = init(false);
+    const silent = init();
     const other = new Recorder(silent);
     other.committed(0, 0.5, 1_001);
     other.event("checkpoint", 5);
@@ -165,18 +169,53 @@ describe("a recorder", () => {
   });
 
   test("takes the steps once each and in order, behind those of a resumed run", () => {
-    const recorder = new Recorder(init(true, [3, 2]));
+    const recorder = new Recorder(init([3, 2]));
     expect(() => recorder.committed(1, 1, 0)).toThrow(AssertionFailed);
     expect(() => recorder.committed(3, 1, 0)).toThrow(AssertionFailed);
     recorder.committed(2, 1, 0);
     expect(recorder.losses).toEqual([3, 2, 1]);
+  });
+
+  test.each([
+    ["behind", 1, ""],
+    ["torn", 2, '{"step":1,"lo'],
+    ["further", 3, ""],
+  ])("that takes over a file that is %s goes on behind its last whole line", (_, steps, torn) => {
+    const options = init();
+    options.folder.appendLines(
+      RUN_FILES.metrics,
+      [3, 2, 1].slice(0, steps).map((loss, step) => lineOf(step, loss)),
+    );
+    appendFileSync(options.folder.file(RUN_FILES.metrics), torn);
+    const recorder = new Recorder(options);
+    recorder.committed(0, 3, 1_000);
+    recorder.committed(1, 2, 1_001);
+    recorder.write(true);
+    recorder.committed(2, 1, 1_002);
+    recorder.committed(3, 0.5, 1_003);
+    expect(written(options)).toMatchObject([3, 2, 1, 0.5].map((loss, step) => ({ step, loss })));
+    recorder.write(false);
+    recorder.committed(4, 0.25, 1_004);
+    expect(written(options)).toHaveLength(4);
+  });
+
+  test("puts a file right at the end that another writer has filled as well", () => {
+    const options = init();
+    const recorder = new Recorder(options);
+    recorder.committed(0, 3, 1_000);
+    options.folder.appendLines(RUN_FILES.metrics, [lineOf(0, 3), lineOf(0, 3)]);
+    recorder.finish();
+    expect(written(options), "who does not write touches nothing").toHaveLength(2);
+    recorder.write(true);
+    recorder.finish();
+    expect(written(options)).toMatchObject([{ step: 0, loss: 3 }]);
   });
 });
 
 describe("a timeline", () => {
   const written = (keptSteps: number, steps: number): number[] => {
     const folder = RunFolder.create(join(root, "run"), false);
-    const timeline = new Timeline(folder, 2, keptSteps);
+    const timeline = new Timeline(folder, () => 2, keptSteps);
     for (let step = 0; step < steps; step += 1) {
       timeline.add({ kind: "F", step, lap: 0, microBatch: 0, startMs: 10 * step, endMs: 10 * step + 5, bytes: 0 });
       timeline.add({
@@ -208,7 +247,7 @@ describe("a timeline", () => {
 
   test("counts a step once, though a message of the next one comes before its end", () => {
     const folder = RunFolder.create(join(root, "run"), false);
-    const timeline = new Timeline(folder, 0, 2);
+    const timeline = new Timeline(folder, () => 0, 2);
     for (let step = 0; step < 4; step += 1) {
       timeline.add({ kind: "F", step, lap: 0, microBatch: 0, startMs: 10 * step, endMs: 10 * step + 5, bytes: 0 });
       timeline.add({

@@ -6,7 +6,7 @@ import {
   type Candidate,
   type FormationInit,
   type FormationOutput,
-  type View,
+  type FormedRing,
 } from "../../ring/core/formation.ts";
 import { RandomStream } from "../../src/types/random.ts";
 
@@ -18,6 +18,8 @@ const candidate = (peerId: string, changes: Partial<Candidate> = {}): Candidate 
   peerId,
   addresses: [`/memory/${peerId}`],
   machine: "here",
+  incarnation: "0".repeat(32),
+  boot: 0,
   engines: ["wasm:11", "wasm-exact:22"],
   wish: null,
   ...changes,
@@ -33,7 +35,7 @@ const founding = (size: number, changes: Partial<FormationInit> = {}): Formation
   });
 
 const kinds = (outputs: readonly FormationOutput[]): string[] => outputs.map((output) => output.kind);
-const proposalIn = (outputs: readonly FormationOutput[]): View =>
+const proposalIn = (outputs: readonly FormationOutput[]): FormedRing =>
   outputs.find((output) => output.kind === "propose")!.view;
 
 describe("a ring forms", () => {
@@ -149,8 +151,8 @@ describe("an acceptance", () => {
 
 test("a digest differs with every field that a member must agree on", () => {
   const members = [{ ...candidate("a"), node: 0 }];
-  const view: View = { view: 0, members, layerCosts: [1, 2], engine: "wasm:11" };
-  const others: View[] = [
+  const view: FormedRing = { view: 0, members, layerCosts: [1, 2], engine: "wasm:11" };
+  const others: FormedRing[] = [
     { ...view, view: 1 },
     { ...view, engine: "wasm:12" },
     { ...view, layerCosts: [2, 1] },
@@ -166,9 +168,9 @@ class Crowd {
   readonly #size: number;
   readonly #random: RandomStream;
   /** Proposals that a member has not read yet, and acceptances of its that are on their way. */
-  readonly #members = new Map<string, { unread: View[]; answers: string[] }>();
+  readonly #members = new Map<string, { unread: FormedRing[]; answers: string[] }>();
   #named = 0;
-  decided: View | undefined;
+  decided: FormedRing | undefined;
 
   constructor(seed: number) {
     this.#random = new RandomStream(seed, 78);
@@ -218,7 +220,7 @@ class Crowd {
     expect(this.#machine.present).toBe(this.decided?.members.length ?? this.#members.size + 1);
   }
 
-  #proposed(view: View): void {
+  #proposed(view: FormedRing): void {
     expect(view.members.map(({ node }) => node)).toEqual(view.members.map((_, index) => index));
     expect(view.members[0]?.peerId).toBe("founder");
     expect(view.members.map(({ peerId }) => peerId).toSorted()).toEqual(
@@ -228,7 +230,7 @@ class Crowd {
     for (const member of this.#members.values()) member.unread.push(view);
   }
 
-  #decidedOn(view: View): void {
+  #decidedOn(view: FormedRing): void {
     expect(this.decided, "one decision").toBeUndefined();
     this.decided = view;
     expect(view.members.map(({ peerId }) => peerId).toSorted()).toEqual(

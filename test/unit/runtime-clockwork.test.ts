@@ -121,7 +121,7 @@ describe("costs", () => {
     const bench = new Bench();
     await bench.step(0, 5, 5);
     await bench.update(3);
-    bench.clockwork.segmentsChanged();
+    bench.clockwork.segmentsChanged(1);
     expect(bench.clockwork.costs).toEqual({ laps: [none], update: 3 });
     await bench.compute("F", 2);
     expect(bench.clockwork.costs.laps).toEqual([{ ...none, forward: 2 }]);
