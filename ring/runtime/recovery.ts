@@ -388,8 +388,10 @@ export class Recovery {
     this.#init.events.frontier(version);
     this.#copies.tellFrontier(version);
     if (version === this.#view.restoreStep) this.#init.events.note("whole", { view });
-    if (version > this.#view.restoreStep) this.#lookout.watch?.warm();
-    if (version > this.#view.restoreStep) this.#council.handle({ kind: "settled", view });
+    if (version !== this.#view.restoreStep + 1) return;
+    this.#lookout.watch?.warm();
+    this.#store.prepare();
+    this.#council.handle({ kind: "settled", view });
   }
 
   /** Own layers are here: copies of them may be made, and copies of others' be fed. */

@@ -21,6 +21,8 @@ import { replicaOf } from "./segments.ts";
 /** A replica's update is done in slices between the node's own operations, so that it never waits for idle time. */
 const SLICE_ELEMENTS = 128 * 1024;
 const SLICES_MAX = 16;
+/** After the first commit of a view. */
+const PREPARE_MS = 1_000;
 /** Who asks for copies may have heard of the view before this node: it waits so long for them. */
 const COPIES_LIMIT_MS = 5_000;
 
@@ -48,6 +50,7 @@ export class Store {
   readonly #copies = new Map<number, Uint8Array>();
   #copiesVersion = -1;
   #waiting: { readonly version: number; readonly resolve: () => void }[] = [];
+  #timer: NodeJS.Timeout | undefined;
   #tail = Promise.resolve();
   #isOver = false;
 
@@ -65,6 +68,14 @@ export class Store {
     const view = defined(this.#view, "a view is installed");
     const ranges = replicasAt(view, this.#init.node()).filter((copy) => copy.owner === owner);
     return ranges.map(({ layers }) => this.compute.replicas[this.#indexOf(layers)]!);
+  }
+
+  /** Boots a thread for the next view ahead: not while this one begins, when every core is needed. */
+  prepare(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      if (!this.#isOver) this.#channel ??= new ComputeChannel();
+    }, PREPARE_MS).unref();
   }
 
   /** Ends what computes, as soon as its states are whole: the view is sealed. */
@@ -146,7 +157,7 @@ export class Store {
         },
         this.#channel,
       );
-      this.#channel = this.#isOver ? undefined : new ComputeChannel();
+      this.#channel = undefined;
       this.#compute = compute;
       const ranges = segments.map((segment) => segment.layers);
       const copied = isOrigin ? replicas.map((replica) => replica.layers) : [];
@@ -196,6 +207,7 @@ export class Store {
 
   async close(): Promise<void> {
     this.#isOver = true;
+    clearTimeout(this.#timer);
     const over = new InterruptedError("the run is over", "start the job again to go on");
     await Promise.all([this.#compute?.stop(), this.#channel?.close(over)]);
   }
