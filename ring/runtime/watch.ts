@@ -156,11 +156,15 @@ export class Watch {
   #act(output: DetectorOutput): void {
     const { control, view, node, overslept } = this.#init;
     switch (output.kind) {
-      case "redial":
+      case "redial": {
+        // The answer belongs to the machine that asked.
+        const machine = this.#machine;
         void control.dial(memberOf(view, output.node)!.peerId).then((outcome) => {
+          if (machine !== this.#machine) return;
           this.#take({ kind: "redialed", node: output.node, outcome, nowMs: nowMs() });
         });
         return;
+      }
       case "probe":
         if (output.by === node) this.probe(output.target, node);
         else this.#say(output.by, { say: "probe", node: output.target });
