@@ -100,7 +100,10 @@ export class ChaosRun {
     const before = this.#told.get(step);
     if (before !== undefined && before !== loss) this.#retold.push(step);
     this.#told.set(step, loss);
-    this.#step = Math.max(this.#step, step);
+    if (step <= this.#step) return;
+    this.#step = step;
+    const { stepsMin } = this.#init;
+    if (step < stepsMin && stepsMin > 1) this.#progress.step(step, stepsMin, loss);
   }
 
   /** Resolves with what the ring did not recover from; null when all is done, or the run is over. */

@@ -7,6 +7,7 @@ import { parseFaults } from "./chaos-plan.ts";
 import { buildReport, recoveriesWithTimes, type ChaosReport, type ReportInit, type RunFiles } from "./chaos-report.ts";
 import { ChaosRun, type ChaosOutcome } from "./chaos-run.ts";
 import { launchRing } from "./launcher.ts";
+import { printSummary } from "./print-summary.ts";
 import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
 import { newRequest } from "./train.ts";
@@ -38,7 +39,12 @@ export async function chaos(options: Options): Promise<number> {
   const steps = Number(outcome.result.summary["steps"]);
   if (!(await runReference(request, steps, progress))) return ExitCode.interrupted;
   const report = conclude(request.out, outcome);
-  process.stdout.write(options["json"] === true ? `${JSON.stringify(report)}\n` : `${describe(report, request.out)}\n`);
+  if (options["json"] === true) {
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+  } else {
+    printSummary(outcome.result.summary, request.out, false);
+    process.stdout.write(`${describe(report)}\n`);
+  }
   return report.isEqual ? ExitCode.done : ExitCode.unexpected;
 }
 
@@ -73,7 +79,7 @@ function filesOf(folder: RunFolder): RunFiles {
   };
 }
 
-function describe(report: ChaosReport, out: string): string {
+function describe(report: ChaosReport): string {
   const { faults, steps, differences, recomputedSteps, lostCommittedSteps, isEqual } = report;
   const told = faults.map(({ kind, nodes, step, faultToDetectedMs, faultToResumedMs }) => {
     const who = `${nodes.length === 1 ? "node" : "nodes"} ${nodes.join(", ")}`;
@@ -87,8 +93,6 @@ function describe(report: ChaosReport, out: string): string {
     ["resumed", percentileText(report.faultToResumedMs)],
     ["recomputed", `${recomputedSteps} of ${String(steps)} steps`],
     ["lost", `${lostCommittedSteps} committed steps`],
-    ["weights", `sha256 ${report.run.weightsSha256}`],
-    ["results", out],
   ].map(([name, value]) => `${`${name}:`.padEnd(15)}${value}`);
   const verdict = isEqual
     ? `after ${faults.length} ${faults.length === 1 ? "fault" : "faults"} weights and losses are those of the undisturbed run, bit for bit`

@@ -246,10 +246,19 @@ export class Launcher {
     this.#progress.say(
       `ring of ${settings.nodes} nodes, job ${event.job}; results in ${out}, logs in ${join(out, "logs")}`,
     );
+    if (settings.nodes === 2 && settings.replicas > 0) this.#warnOfTwo();
     if (estimate === null) return;
     const { stepMs, runSeconds, nodeBytesMax } = estimate;
     const time = `about ${formatSeconds(runSeconds)} (${stepMs.toFixed(1)} ms a step)`;
     this.#progress.say(`estimate: ${time}, up to ${formatBytes(nodeBytesMax)} of memory a node`);
+  }
+
+  #warnOfTwo(): void {
+    const address = this.#children[0]?.addresses[0] ?? "<multiaddr>";
+    this.#progress.say(
+      "warning: two nodes cannot tell a dead peer from a cut link: both pause until the other is back;",
+    );
+    this.#progress.say(`  add a third node, a spare votes: ringtmp join ${address}`);
   }
 
   /** Before the ring is whole nobody can go on: the others are ended too. Afterwards the ring itself decides. */

@@ -81,10 +81,17 @@ function addRunCommands(program: Command): void {
     .addHelpText("after", "\nExample:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json")
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
-  addTrainingFlags(join.description("add a node from this or another machine to a ring that is forming"), EXPECTABLE)
+  addTrainingFlags(
+    join.description("add a node from this or another machine to a ring that forms or trains"),
+    EXPECTABLE,
+  )
     .option("--invite <token>", "the token that the founder asked for")
     .option("--listen <multiaddr>", "where this node listens (default: every interface, any port)")
     .option("--out <folder>", "where this machine's results go")
+    .option(
+      "--state <folder>",
+      "who this node is and what it voted; a node that comes back needs it (default: <out>/state/joined)",
+    )
     .option("--force", "replace the run in --out")
     .option("--json", "print the summary as JSON, alone, on standard output")
     .option("--quiet", "no progress")
@@ -113,6 +120,7 @@ function addRunFlags(command: Command): Command {
     .option("--out <folder>", "where the results go (default: a new folder in results/runs)")
     .option("--force", "replace the run in --out")
     .option("--resume <folder>", "go on from a run's newest checkpoint, in its folder")
+    .option("--fork", "with --resume: a new run in --out from that checkpoint; seed, batch, lr, data may differ")
     .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
     .option("--json", "print the summary as JSON, alone, on standard output")
     .option("--quiet", "no progress");

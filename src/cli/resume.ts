@@ -2,39 +2,58 @@
  * @file Going on with a run in its own folder: which settings must stay, and whether there is anything left to do. Nothing
  * is changed here.
  */
-import { existsSync, realpathSync } from "node:fs";
-import { flagName, parseSettings, type SettingName, type Settings } from "../config/settings.ts";
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
+import { flagName, parseSettings, SETTING_NAMES, type SettingName, type Settings } from "../config/settings.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
 import { checkpointSteps } from "../runtime/checkpoint.ts";
 import { chooseEngines } from "../runtime/engines.ts";
 import { runningNodes } from "../runtime/process-control.ts";
-import { UsageError } from "../types/errors.ts";
+import { DataError, UsageError } from "../types/errors.ts";
 
 /** What changes nothing in the numbers may change on the way; the rest must stay. */
 const FREE_ON_RESUME: readonly SettingName[] = [
   ...(["system", "nodes", "schedule", "steps", "dataDir", "checkpointEvery", "validateEvery", "stopAtLoss"] as const),
-  ...(["laps", "balance", "timeline", "orphans", "name", "pace", "link", "memoryLimit"] as const),
+  ...(["laps", "replicas", "balance", "timeline", "respawn", "orphans", "name"] as const),
+  ...(["pace", "link", "memoryLimit"] as const),
 ];
 
-/** The settings to go on with. Throws UsageError where `given` would change the numbers, or where no step is left. */
-export function resumedSettings(path: string, given: Readonly<Record<string, unknown>>): Settings {
+/** A checkpoint is of these: another one needs a run from the beginning. */
+const KEPT_IN_FORK: readonly SettingName[] = ["model", "optimizer", "engine", "threads", "wire"];
+
+/**
+ * The settings to go on with, in the run's own folder or as a fork of it. Throws UsageError where that is no run, where `given` would change
+ * what must stay, or where no step is left.
+ */
+export function resumedSettings(path: string, given: Readonly<Record<string, unknown>>, isFork: boolean): Settings {
   const folder = new RunFolder(path);
+  checkIsRun(folder, path);
   const before = parseSettings(folder.readJson(RUN_FILES.config) as Record<string, unknown>);
   const done = checkpointSteps(folder).at(-1) ?? 0;
   if (done > 0) keepEngine(folder, before);
   // One process has one node, which a ring that goes on need not keep; the other way round likewise.
   const nodes = given["system"] === undefined || given["system"] === before.system ? before.nodes : undefined;
+  // As many copies as there were, as far as there are nodes for them.
+  const copies = nodes === undefined ? undefined : Math.min(before.replicas, Number(given["nodes"] ?? nodes) - 1);
   const engine = given["engine"] === "auto" ? undefined : given["engine"];
   // What is emulated holds for the nodes that it was stated for.
   const emulated = nodes === before.nodes ? {} : { pace: null, link: null, memoryLimit: null };
-  const settings = parseSettings({ ...before, ...emulated, nodes, ...given, engine: engine ?? before.engine });
-  const differing = (Object.keys(settings) as SettingName[]).find(
-    (name) => !FREE_ON_RESUME.includes(name) && settings[name] !== before[name],
-  );
+  const settings = parseSettings({
+    ...before,
+    ...emulated,
+    nodes,
+    replicas: copies,
+    ...given,
+    engine: engine ?? before.engine,
+  });
+  const mayDiffer = (name: SettingName): boolean =>
+    isFork ? !KEPT_IN_FORK.includes(name) : FREE_ON_RESUME.includes(name);
+  const differing = SETTING_NAMES.find((name) => !mayDiffer(name) && settings[name] !== before[name]);
   if (differing !== undefined) {
+    const flag = flagName(differing);
+    const fork = KEPT_IN_FORK.includes(differing) ? "start a new run" : "start a new run from it: add --fork --out NEW";
     throw new UsageError(
-      `--resume ${path}: that run has ${flagName(differing)} ${before[differing]}, not ${settings[differing]}`,
-      `leave ${flagName(differing)} out, or start a new run`,
+      `--resume ${path}: that run has ${flag} ${before[differing]}, not ${settings[differing]}`,
+      `leave ${flag} out, or ${fork}`,
     );
   }
   if (done < settings.steps) return settings;
@@ -42,6 +61,13 @@ export function resumedSettings(path: string, given: Readonly<Record<string, unk
     `--resume ${path}: step ${done} is reached, and --steps is ${settings.steps}`,
     `use for example --steps ${2 * done} to go on`,
   );
+}
+
+function checkIsRun(folder: RunFolder, path: string): void {
+  if (existsSync(folder.file(RUN_FILES.config))) return;
+  const names = existsSync(folder.path) && statSync(folder.path).isDirectory() ? readdirSync(folder.path) : undefined;
+  const what = names === undefined ? "there is no such folder" : names.length === 0 ? "it is empty" : "it is not a run";
+  throw new DataError(`--resume ${path}: ${what}`, "name the folder that a run wrote (its --out)");
 }
 
 /** `auto` became one engine when the run began: another one, or the same with other bits here, must not mix in. */

@@ -6,6 +6,7 @@ import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../rin
 import { parseSettings, type Settings } from "../config/settings.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
+import { forkRun } from "./fork.ts";
 import { launchRing } from "./launcher.ts";
 import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
@@ -17,8 +18,8 @@ import { givenValues } from "./training-flags.ts";
 type Options = Readonly<Record<string, unknown>>;
 
 export async function train(options: Options): Promise<number> {
-  const request = requestOf(options);
   const progress = new Progress(options["quiet"] === true);
+  const request = await requestOf(options, progress);
   const { settings, out } = request;
   const result = await (settings.system === "serial" ? trainSerial(request, progress) : launchRing(request, progress));
   progress.end();
@@ -26,11 +27,21 @@ export async function train(options: Options): Promise<number> {
   return result.interrupted ? ExitCode.interrupted : ExitCode.done;
 }
 
-function requestOf(options: Options): RunRequest {
-  const { resume, out } = options;
+async function requestOf(options: Options, progress: Progress): Promise<RunRequest> {
+  const { resume, out, fork } = options;
+  if (fork === true && typeof resume !== "string") {
+    throw new UsageError("--fork of which run?", "name its folder with --resume");
+  }
   if (typeof resume !== "string") return newRequest(parseSettings(givenValues(options)), options);
-  if (out !== undefined) throw new UsageError("--resume goes on in its own folder", "leave --out out");
-  return requestFor(resumedSettings(resume, givenValues(options)), { ...options, out: resume }, true);
+  const settings = resumedSettings(resume, givenValues(options), fork === true);
+  if (fork !== true) {
+    if (out !== undefined) throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
+    return requestFor(settings, { ...options, out: resume }, true);
+  }
+  const request = requestFor(settings, options, true);
+  const warn = (text: string): void => progress.say(`warning: ${text}`);
+  await forkRun(resume, request.out, settings, { force: request.force, warn });
+  return request;
 }
 
 /** Of a run from the beginning. Throws UsageError for what can be known to be wrong before any process starts. */

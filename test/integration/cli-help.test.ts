@@ -4,9 +4,10 @@ import { CommandLine } from "../helpers/cli.ts";
 
 const COMMANDS = [
   ...["", "up", "train", "join", "plan", "simulate", "status", "why", "jobs", "stop", "evaluate", "export", "plot"],
+  ...["kill", "pause", "resume", "leave", "cut", "mend", "chaos"],
   ...["data", "data list", "data get", "data batches"],
 ];
-const LATER = /--respawn|--watch|--replicate|chaos|doctor|dashboard|\bblas\b/;
+const LATER = /--watch|--replicate|doctor|dashboard|\bblas\b/;
 /** A plan speaks of systems that this version does not run. */
 const PLANNED = /--servers/;
 
