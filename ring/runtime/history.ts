@@ -121,6 +121,14 @@ export class History {
     return this.#next;
   }
 
+  /** Resolves when so many steps were told, or `isOver`: the others are asked for what does not come by itself. */
+  async askUntil(steps: number, ask: (from: number) => void, isOver: () => boolean): Promise<void> {
+    while (this.#init.recorder.steps < steps && !isOver()) {
+      await new Promise((resolve) => setTimeout(resolve, ASK_MS));
+      if (this.#next < steps) ask(this.#next);
+    }
+  }
+
   lossesFrom(from: number): { readonly from: number; readonly losses: readonly number[] } {
     return { from, losses: this.#init.recorder.losses.slice(from, from + LOSSES_MAX) };
   }

@@ -41,7 +41,15 @@ export class NodeState {
     if (isNew) await rm(folder.file("reported"), { force: true });
     const votes = await VoteStore.open(folder);
     let state: NodeState | undefined;
-    const reported = await ReportedStep.open({ folder, onFault, onDurable: (step) => state?.onDurable(step) });
+    const reported = await ReportedStep.open({
+      folder,
+      onDurable: (step) => state?.onDurable(step),
+      onFault: (step, error) => {
+        onFault(step, error);
+        // Told all the same: what waits for this disk may have nothing behind it that would try again.
+        state?.onDurable(Infinity);
+      },
+    });
     state = new NodeState(job, votes, () => reported);
     return state;
   }

@@ -150,6 +150,12 @@ export class RingNode {
     this.#recovery?.wish({ kind: "leave" });
   }
 
+  /** Ends at once, whatever becomes of the others. */
+  end(): void {
+    this.#session?.stop();
+    this.#conversation.end({ completedSteps: this.#recorder.steps, summary: null });
+  }
+
   /** Trains to the end. Throws the error of the failure that ended the run, wherever in the ring it happened. */
   async train(): Promise<RunOutcome> {
     const unwatch = this.#equipment.watchMemory(this.#node, (error) => this.#broken(error));
@@ -366,8 +372,10 @@ export class RingNode {
   /** The owners' reports say that the run is over. */
   async #finishAsSpare(view: RingView): Promise<void> {
     const completedSteps = await this.#conversation.completedSteps;
-    await this.#history.reached(completedSteps, () => view !== this.#view);
-    if (view !== this.#view) return;
+    const isOver = (): boolean => view !== this.#view;
+    // One that keeps no copy was told nothing on the way.
+    await this.#history.askUntil(completedSteps, (from) => this.#conversation.askLosses(view, from), isOver);
+    if (isOver()) return;
     const nothing = { final: [], layers: [], clockwork: this.#clockwork, pace: null };
     await this.#conversation.report(completedSteps, nothing);
   }

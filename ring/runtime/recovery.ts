@@ -293,7 +293,9 @@ export class Recovery {
         if (message.view === this.#view.view) this.#fence.confirmed(node);
         return;
       default:
-        return this.#init.events.hear(message, node);
+        // Only members have a say in the run.
+        if (isPresent) this.#init.events.hear(message, node);
+        return;
     }
   }
 
