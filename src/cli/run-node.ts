@@ -34,6 +34,8 @@ import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { notDurableText } from "./progress.ts";
 
+const PAUSE_LOOK_MS = 1_000;
+
 export interface NodeProcessInit {
   readonly role:
     | { readonly kind: "founder"; readonly settings: Settings; readonly force: boolean; readonly resume: boolean }
@@ -90,6 +92,8 @@ export class NodeProcess {
   #control: { close(): void } | undefined;
   #state: StateFolder | undefined;
   #isFormed = false;
+  #pauseTimer: NodeJS.Timeout | undefined;
+  #pause: { readonly waitsFor: string | null; readonly isTold: boolean } = { waitsFor: null, isTold: false };
   /** Nodes that this one saw leave in order. */
   readonly #left = new Set<number>();
 
@@ -117,6 +121,7 @@ export class NodeProcess {
     } catch (error) {
       return this.fail(error);
     } finally {
+      clearInterval(this.#pauseTimer);
       this.#control?.close();
       await this.#transport?.close();
       await this.#state?.close();
@@ -129,6 +134,17 @@ export class NodeProcess {
     this.#log?.error({ error: told }, told.message);
     this.#emit({ kind: "failed", error: told });
     return told;
+  }
+
+  /** A ring that cannot go on says why, once it has lasted from one look to the next. */
+  #lookForPause(): void {
+    const waitsFor = this.#ring?.describe()?.recovery?.waitsFor ?? null;
+    const pause = { waitsFor, isTold: this.#pause.isTold && this.#pause.waitsFor === waitsFor };
+    if (waitsFor !== null && waitsFor === this.#pause.waitsFor && !pause.isTold) {
+      this.#warn(`paused: ${waitsFor}`);
+      pause.isTold = true;
+    }
+    this.#pause = pause;
   }
 
   #warn(text: string): void {
@@ -154,6 +170,7 @@ export class NodeProcess {
       onView: (view, node) => this.#viewed(view, node),
     });
     const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
+    this.#pauseTimer = setInterval(() => this.#lookForPause(), PAUSE_LOOK_MS).unref();
     return this.#train(ring, this.#folder ?? this.#joinedFolder());
   }
 

@@ -32,7 +32,22 @@ const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
   ["train --data digist", /unknown data set "digist"/, /did you mean "digits"\?/],
   ["why", /no job runs/, /ringtmp jobs/],
   ["why --job none", /no running job is "none"/, /ringtmp jobs/],
-  ["chaos --kills 3", /ringtmp chaos: not in this version/, /ringtmp --help/],
+  ["doctor", /ringtmp doctor: not in this version/, /ringtmp --help/],
+  ["kill", /missing required argument 'node'/, /ringtmp kill --help/],
+  ["kill 2", /no job runs/, /ringtmp jobs/],
+  ["leave 2 --job none", /no running job is "none"/, /ringtmp jobs/],
+  ["cut 1", /missing required argument 'b'/, /ringtmp cut --help/],
+  ["cut 1 2", /no job runs/, /ringtmp jobs/],
+  ["chaos --kills three", /--kills "three": a whole number from 1 to 1000000 is needed/, /--kills 5/],
+  ["chaos --kills 1.5", /--kills "1.5": a whole number/, /--kills 5/],
+  ["chaos --every=-1", /--every "-1": a number from 0 to 3600 is needed/, /--every 3/],
+  ["chaos --faults kil", /--faults "kil": one of kill, pair, .*, pause:SECONDS/, /--faults kill,pause:2/],
+  ["chaos --faults pause:61", /--faults "pause:61": .* \(up to 60\)/, /--faults kill,pause:2/],
+  ["chaos --faults pair", /--faults pair kills two nodes at once, and 4 nodes with --replicas 1/, /-n 5 --replicas 2/],
+  ["chaos --replicas 0", /chaos without replicas: the first fault ends the run/, /--replicas 1/],
+  ["chaos -n 1", /chaos without replicas/, /--replicas 1/],
+  ["chaos --respawn", /unknown option '--respawn'/, /ringtmp chaos --help/],
+  ["up --fork", /--fork of which run\?/, /--resume/],
   ["up --pace fast", /--pace "fast": speeds above 0 with MFLOP\/s, GFLOP\/s or TFLOP\/s/, /--pace 2GFLOP\/s/],
   ["up --pace 2", /--pace "2": speeds above 0/, /--pace 2GFLOP\/s/],
   ["up --pace 2,0,1,1GFLOP/s", /--pace "2,0,1,1GFLOP\/s": speeds above 0/, /--pace 2GFLOP\/s/],
@@ -51,7 +66,7 @@ const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
   ],
   ["up --schedule zero-buble", /--schedule "zero-buble": one of .* did you mean zero-bubble\?/, /--schedule/],
   ["up --balance sometimes", /--balance "sometimes": one of auto, even, off is needed/, /--balance/],
-  ["up --replicas 1", /--replicas "1": not in this version \(which has 0 only\)/, /--replicas/],
+  ["up --replicas 4", /--replicas 4 of 4 nodes: each copy needs another node/, /--replicas 3 or fewer/],
   ["up --laps 0", /--laps "0": a whole number from 1 to 64/, /--laps/],
   ["up --laps 1.5", /--laps "1.5": a whole number/, /--laps/],
   [
@@ -191,14 +206,32 @@ describe("addresses", () => {
         expect(expectRefusal(ended, 4)[0]).toBe(`port ${port} is in use`);
       }
       expect(cli.json("kept", "summary.json")).toEqual(summary);
-      expect(readdirSync(cli.folder).toSorted()).toEqual([".runtime", "kept"]);
+      expect(readdirSync(cli.file("new")), "who the nodes are is all that is left").toEqual(["state"]);
       await new Promise((done) => server.close(done));
-      const nobody = await cli.run("join", `/ip4/127.0.0.1/tcp/${port}`, "--out", "new");
+      const nobody = await cli.run("join", `/ip4/127.0.0.1/tcp/${port}`, "--out", "joined");
       expect(expectRefusal(nobody, 4)[0]).toBe(`cannot reach /ip4/127.0.0.1/tcp/${port}: nothing listens there`);
-      expect(readdirSync(cli.folder)).not.toContain("new");
+      expect(readdirSync(cli.file("joined"))).toEqual(["state"]);
     },
     LIMIT_MS,
   );
+});
+
+test("--resume of what is no run", async () => {
+  await using cli = new CommandLine();
+  mkdirSync(cli.file("empty"));
+  mkdirSync(cli.file("foreign"));
+  writeFileSync(cli.file("foreign", "letter.txt"), "");
+  const cases = [
+    ["none", /^--resume none: there is no such folder$/],
+    ["empty", /^--resume empty: it is empty$/],
+    ["foreign", /^--resume foreign: it is not a run$/],
+    ["foreign/letter.txt", /^--resume foreign\/letter.txt: there is no such folder$/],
+  ] as const;
+  for (const [folder, cause] of cases) {
+    const [told, remedy] = expectRefusal(await cli.run("up", "--resume", folder), 3);
+    expect(told).toMatch(cause);
+    expect(remedy).toBe("name the folder that a run wrote (its --out)");
+  }
 });
 
 describe("data", () => {
