@@ -11,17 +11,20 @@ import { promisify } from "node:util";
 export const ROOT = join(import.meta.dirname, "..", "..");
 const CELL_LIMIT_MS = 15 * 60_000;
 
-/** One run: flags of `ringtmp train`, and what its folder gives. */
+/** One run: flags of the campaign's command, and what its folder gives. */
 export interface Cell {
   readonly id: string;
   readonly flags: readonly string[];
 }
 
-export interface Campaign<Result extends object> {
+/** `Output`: what the command prints with --json. */
+export interface Campaign<Result extends object, Output = RunSummary> {
   readonly name: string;
+  /** Default `train`, whose nodes then end with it. */
+  readonly command?: "chaos";
   readonly cells: () => readonly Cell[];
   /** @param folder the run's, which is deleted afterwards */
-  readonly measure: (cell: Cell, summary: RunSummary, folder: string) => Result;
+  readonly measure: (cell: Cell, output: Output, folder: string) => Result;
   /** Markdown. */
   readonly report: (results: readonly (Result & { readonly id: string })[]) => string;
 }
@@ -50,7 +53,7 @@ export interface RunSummary {
   }[];
 }
 
-export async function runCampaign<Result extends object>(campaign: Campaign<Result>): Promise<void> {
+export async function runCampaign<Result extends object, Output>(campaign: Campaign<Result, Output>): Promise<void> {
   const folder = join(ROOT, "results", "campaigns", campaign.name);
   mkdirSync(folder, { recursive: true });
   const file = join(folder, "cells.jsonl");
@@ -69,16 +72,19 @@ export async function runCampaign<Result extends object>(campaign: Campaign<Resu
   process.stdout.write(report);
 }
 
-async function runCell<Result extends object>(campaign: Campaign<Result>, cell: Cell): Promise<Result> {
+async function runCell<Result extends object, Output>(campaign: Campaign<Result, Output>, cell: Cell): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "ringtmp-campaign-"));
   try {
     const out = join(folder, "run");
     const { stdout } = await promisify(execFile)(
       join(ROOT, "bin", "ringtmp"),
-      ["train", ...cell.flags, "--out", out, "--json", "--quiet", "--orphans", "end"],
+      [
+        ...(campaign.command === undefined ? ["train", "--orphans", "end"] : [campaign.command]),
+        ...[...cell.flags, "--out", out, "--json", "--quiet"],
+      ],
       { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 },
     );
-    return campaign.measure(cell, JSON.parse(stdout) as RunSummary, out);
+    return campaign.measure(cell, JSON.parse(stdout) as Output, out);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -1,6 +1,7 @@
 /** @file `npm run campaign -- <name>`: long proofs, resumable, their results in `results/campaigns/`. */
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
+import { chaos } from "./chaos.ts";
 import { explore } from "./explorer.ts";
 import { recovery } from "./recovery.ts";
 import { schedules } from "./schedules.ts";
@@ -8,6 +9,7 @@ import { simulator } from "./simulator.ts";
 
 const RUNS = {
   balance: () => runCampaign(balance),
+  chaos: () => runCampaign(chaos),
   explorer: explore,
   recovery,
   schedules: () => runCampaign(schedules),

@@ -1,0 +1,94 @@
+/**
+ * @file A thousand kills, one after the other, on a ring of five with two replicas, and fewer of each other fault. Every cell is a run of
+ * `ringtmp chaos`, which compares it with the undisturbed run; what is kept of it are the times of each fault.
+ */
+import { table, type Campaign, type Cell } from "./campaign.ts";
+
+const KILLS_A_CELL = 25;
+const KILLS = 1_000;
+/** Of each other kind, in one cell. */
+const FAULTS = 10;
+const OTHERS = ["pair", "double", "first", "last", "writer", "pause:0.2", "pause:0.8", "pause:2", "leave"] as const;
+const RING = ["-n", "5", "--replicas", "2", "--model", "mlp:784-256-256-256-256-256-10", "--timeline", "none"] as const;
+
+interface Fault {
+  readonly kind: string;
+  readonly faultToDetectedMs: number | null;
+  readonly faultToResumedMs: number | null;
+  readonly recomputedSteps: number;
+}
+
+interface Result {
+  readonly isEqual: boolean;
+  readonly differences: readonly string[];
+  readonly steps: number;
+  readonly lostCommittedSteps: number;
+  readonly recomputedSteps: number;
+  readonly faults: readonly Fault[];
+}
+
+function cells(): readonly Cell[] {
+  const kills = Array.from({ length: KILLS / KILLS_A_CELL }, (_, index) => ({
+    id: `kill-${index}`,
+    flags: [...RING, "--kills", String(KILLS_A_CELL), "--every", "2", "--seed", String(index + 1)],
+  }));
+  const others = OTHERS.map((kind) => ({
+    id: kind,
+    flags: [...RING, "--faults", kind, "--kills", String(FAULTS), "--every", "2", "--seed", "1"],
+  }));
+  return [...kills.slice(0, 8), ...others, ...kills.slice(8)];
+}
+
+function measure(_: Cell, report: Result): Result {
+  const { isEqual, differences, steps, lostCommittedSteps, recomputedSteps, faults } = report;
+  const kept = faults.map(({ kind, faultToDetectedMs, faultToResumedMs, recomputedSteps: recomputed }) => ({
+    ...{ kind, faultToDetectedMs, faultToResumedMs, recomputedSteps: recomputed },
+  }));
+  return { isEqual, differences, steps, lostCommittedSteps, recomputedSteps, faults: kept };
+}
+
+function quantiles(values: readonly (number | null)[]): readonly string[] {
+  const sorted = values.filter((value) => value !== null).toSorted((a, b) => a - b);
+  const at = (share: number): string =>
+    sorted.length === 0 ? "-" : sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!.toFixed(0);
+  return [at(0.5), at(0.9), at(0.99), at(1)];
+}
+
+function report(results: readonly (Result & { readonly id: string })[]): string {
+  const kinds = [...new Set(results.flatMap(({ faults }) => faults.map(({ kind }) => kind)))];
+  const rows = kinds.map((kind) => {
+    const faults = results.flatMap((result) => result.faults).filter((fault) => fault.kind === kind);
+    const seen = faults.filter(({ faultToDetectedMs }) => faultToDetectedMs !== null);
+    const recomputed = Math.max(0, ...faults.map((fault) => fault.recomputedSteps));
+    const detected = quantiles(seen.map((fault) => fault.faultToDetectedMs));
+    return [
+      kind,
+      faults.length,
+      seen.length,
+      ...detected,
+      ...quantiles(seen.map((fault) => fault.faultToResumedMs)),
+      recomputed,
+    ];
+  });
+  const unequal = results.filter(({ isEqual }) => !isEqual).map(({ id }) => id);
+  const lost = results.reduce((sum, { lostCommittedSteps }) => sum + lostCommittedSteps, 0);
+  const times = ["p50", "p90", "p99", "max"];
+  const head = [
+    "fault",
+    "times",
+    "seen",
+    ...times.map((each) => `detected ${each}`),
+    ...times.map((each) => `resumed ${each}`),
+  ];
+  return [
+    "# Faults on a ring of five with two replicas\n\n",
+    `\`ringtmp chaos ${RING.join(" ")} --every 2\`; each cell is compared with the same run undisturbed. Milliseconds from the signal. `,
+    "A pause that nobody missed is not seen.\n\n",
+    table([...head, "recomputed, most"], rows),
+    `\n${results.length - unequal.length} of ${results.length} runs ended with the undisturbed run's weights and loss curve, bit for bit`,
+    unequal.length === 0 ? "" : ` (not: ${unequal.join(", ")})`,
+    `; ${lost} committed steps were lost.\n\nRemake with \`npm run campaign -- chaos\`.\n`,
+  ].join("");
+}
+
+export const chaos: Campaign<Result, Result> = { name: "chaos", command: "chaos", cells, measure, report };
