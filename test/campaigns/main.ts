@@ -4,6 +4,7 @@ import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
 import { explore } from "./explorer.ts";
 import { recovery } from "./recovery.ts";
+import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 
@@ -12,6 +13,7 @@ const RUNS = {
   chaos: () => runCampaign(chaos),
   explorer: explore,
   recovery,
+  replication: () => runCampaign(replication),
   schedules: () => runCampaign(schedules),
   simulator: () => runCampaign(simulator),
 } as const;
