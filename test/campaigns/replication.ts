@@ -30,8 +30,25 @@ interface Result {
 }
 
 function cells(): readonly Cell[] {
-  const flags = ["--system", "ring", "-n", String(NODES), ...uniformModel(LAYERS, WIDTH), "--optimizer", "adam", "--balance", "off"];
-  const batch = ["--batch", String(ROWS * MICRO_BATCHES), "--micro-batches", String(MICRO_BATCHES), "--timeline", "none"];
+  const flags = [
+    "--system",
+    "ring",
+    "-n",
+    String(NODES),
+    ...uniformModel(LAYERS, WIDTH),
+    "--optimizer",
+    "adam",
+    "--balance",
+    "off",
+  ];
+  const batch = [
+    "--batch",
+    String(ROWS * MICRO_BATCHES),
+    "--micro-batches",
+    String(MICRO_BATCHES),
+    "--timeline",
+    "none",
+  ];
   const pace = ["--pace", `${paceFor(LAYERS / NODES, WIDTH, ROWS, FORWARD_MS)}GFLOP/s`, "--steps", "20"];
   const settings: readonly (readonly [Setting, readonly string[]])[] = [
     ["paced", pace],
@@ -84,17 +101,28 @@ function report(results: readonly (Result & { readonly id: string })[]): string 
       ];
     }),
   );
-  const head = ["setting", "replicas", "runs", "step ms", "spread", "dearer", "idle %", "points more", "MB a step", "missed paces"];
+  const head = [
+    "setting",
+    "replicas",
+    "runs",
+    "step ms",
+    "spread",
+    "dearer",
+    "idle %",
+    "points more",
+    "MB a step",
+    "missed paces",
+  ];
   const weights = new Set(results.filter(({ setting }) => setting !== "unpaced").map((result) => result.weights));
   const parameters = LAYERS * (WIDTH + 1) * WIDTH;
   return [
-    "# What copies cost where nothing fails\n\n".replaceAll("\\\n", "\n"),
+    "# What copies cost where nothing fails\n\n",
     `${LAYERS} layers of width ${WIDTH} on ${NODES} nodes, ${MICRO_BATCHES} micro-batches of ${ROWS}, adam. Paced: F ${FORWARD_MS} ms. Slow link: ${SLOW_LINK}, on which `,
-    "a node's gradient takes half a step. Medians; repetitions take turns.\n\n".replaceAll("\\\n", "\n"),
+    "a node's gradient takes half a step. Medians; repetitions take turns.\n\n",
     table(head, rows),
-    `\nUnpaced on saturated cores the copies' CPU is the price: ${UPDATE_NS} ns a parameter for each replica and as much for the owner's older version, `.replaceAll("\\\n", "\n"),
+    `\nUnpaced on saturated cores the copies' CPU is the price: ${UPDATE_NS} ns a parameter for each replica and as much for the owner's older version, `,
     `${((UPDATE_NS * parameters) / 1e6).toFixed(1)} ms a step and replica over all nodes, and the messages. `,
-    `Weights: ${weights.size === 1 ? "one hash in all paced runs" : `${weights.size} different hashes`}.\n\nRemake with \\`npm run campaign -- replication\\`.\n`.replaceAll("\\\n", "\n"),
+    `Weights: ${weights.size === 1 ? "one hash in all paced runs" : `${weights.size} different hashes`}.\n\nRemake with \`npm run campaign -- replication\`.\n`,
   ].join("");
 }
 
