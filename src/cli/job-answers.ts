@@ -1,7 +1,7 @@
 /** @file A running job as its processes on this machine tell it over their local sockets. No network stack is loaded. */
 import { ask, isJob, isStopped, runningNodes, type NodeEntry } from "../runtime/process-control.ts";
 import { UsageError } from "../types/errors.ts";
-import type { RecoveryState } from "./waits.ts";
+import type { NodeState, RecoveryState } from "./waits.ts";
 
 export interface ToldMember {
   readonly node: number;
@@ -15,8 +15,8 @@ export interface ToldMember {
   readonly gone?: "left" | "dead";
 }
 
-/** What a node's process answers; once it trains also the fields of `NodeState`. */
-export interface NodeStatus {
+/** What a node's process answers; what it waits for only while it trains. */
+export interface NodeStatus extends Partial<Pick<NodeState, "phase" | "running" | "idleSinceMs" | "lacks">> {
   readonly job: string;
   readonly system: string;
   readonly view: number;
@@ -27,7 +27,7 @@ export interface NodeStatus {
   readonly state: string;
   readonly loss: number | null;
   readonly idlePercent: number;
-  readonly counts?: { readonly credits: readonly (number | null)[] };
+  readonly counts?: NodeState["counts"] & { readonly credits: readonly (number | null)[] };
   readonly recovery?: RecoveryState | null;
   readonly machine?: string;
   /** In ring order. */

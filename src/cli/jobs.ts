@@ -4,7 +4,7 @@ import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { askJob, findJob, type JobAnswers, type ToldMember } from "./job-answers.ts";
 import { formatSeconds } from "./progress.ts";
-import { explainWaits, type NodeState, type RingMember } from "./waits.ts";
+import { explainWaits, type RingMember } from "./waits.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -66,6 +66,12 @@ function pauseOf({ present }: JobAnswers): string | null {
   return present.map(({ recovery }) => recovery?.waitsFor ?? null).find((text) => text !== null) ?? null;
 }
 
+/** Of a node that is between two views, or in none yet. */
+const NOT_TRAINING = {
+  ...{ phase: "joining", running: null, idleSinceMs: null, lacks: [] },
+  counts: { forwarded: [], activations: [], gradients: [], backwarded: [] },
+} as const;
+
 /** Who waits for what, from whom, since when. */
 export async function why(options: Options): Promise<number> {
   const { entries, present, newest } = await askJob(options["job"]);
@@ -74,13 +80,7 @@ export async function why(options: Options): Promise<number> {
   const members = current.map(({ node, machine }): RingMember => {
     const state = present.find((answer) => answer.node === node);
     const pid = entries.find((entry) => entry.node === node)?.pid ?? null;
-    const isTold = state !== undefined && "lacks" in state;
-    return {
-      node,
-      pid,
-      isHere: machine === newest.machine,
-      state: isTold ? (state as unknown as NodeState) : undefined,
-    };
+    return { node, pid, isHere: machine === newest.machine, state: state && { ...NOT_TRAINING, ...state } };
   });
   const { nodes, cause } = explainWaits(members, order);
   if (options["json"] === true) {

@@ -88,6 +88,7 @@ function nodeWaits({ node, state }: RingMember, owners: readonly number[], membe
   }
   if (running !== null) return { node, step, does: `computes (${running})`, sinceMs: null, waits: [] };
   if (awaitsFrontier !== null) return { node, step, does: "waits", sinceMs, waits: copyWaits(awaitsFrontier, state) };
+  if (phase === "created") return { node, step, does: "opens its edges", sinceMs, waits: [] };
   if (phase !== "training") return { node, step, does: phase, sinceMs, waits: [] };
   return { node, step, does: "waits", sinceMs, waits: state.lacks.map((lack) => waitOf(lack, node, owners)) };
 }
@@ -150,6 +151,8 @@ function causeOf(members: readonly RingMember[], owners: readonly number[]): str
   if (states.some(({ running }) => running !== null)) return null;
   const recovering = states.filter(({ recovery }) => recovery !== undefined && recovery !== null && isBusy(recovery));
   if (recovering.length > 0) return `the ring recovers: ${recovering.map(({ node }) => `node ${node}`).join(", ")}`;
+  const opening = states.filter(({ phase }) => phase === "created").map(({ node }) => `node ${node}`);
+  if (opening.length > 0) return `edges are being opened: ${opening.join(", ")}`;
   const moving = states.filter(({ phase }) => phase === "moving").map(({ node }) => node);
   if (moving.length > 0) return `layers are on their way: ${moving.map((node) => `node ${node}`).join(", ")}`;
   const inOrder = owners.map((owner) => states.find(({ node }) => node === owner));

@@ -1,6 +1,6 @@
 /** @file Who waits for what: made answers of nodes, and what they come down to. */
 import { describe, expect, test } from "vitest";
-import { explainWaits as explain, type NodeState, type RingMember } from "../../src/cli/waits.ts";
+import { explainWaits as explain, type NodeState, type RecoveryState, type RingMember } from "../../src/cli/waits.ts";
 
 /** In a ring whose order is that of its nodes' numbers. */
 const explainWaits = (members: readonly RingMember[]) =>
@@ -138,5 +138,64 @@ describe("what all waits come down to", () => {
     expect(explainWaits([member(0, { counts: counts({ forwarded: [40], backwarded: [40] }) })]).cause).toContain(
       "nobody computes",
     );
+  });
+});
+
+describe("a ring that recovers", () => {
+  const running: RecoveryState = {
+    ...{ phase: "running", isSealed: false, ready: [], waitsFor: null, isWhole: true, isFenced: false },
+    keeper: { commit: { replicas: [] } },
+  };
+  const recovering = (node: number, changes: Partial<RecoveryState>, state: Partial<NodeState> = {}): RingMember =>
+    member(node, { running: "weight", recovery: { ...running, ...changes }, ...state });
+
+  test.each<[Partial<RecoveryState>, readonly { for: string; from: number | null }[]]>([
+    [{ isSealed: true, waitsFor: "no quorum (2 of 5)" }, [{ for: "no quorum (2 of 5)", from: null }]],
+    [{ isSealed: true }, [{ for: "the next view", from: null }]],
+    [{ isFenced: true }, [{ for: "a majority to confirm its view", from: null }]],
+    [{ phase: "outside" }, [{ for: "the ring to take it in", from: null }]],
+    [{ phase: "installing" }, [{ for: "layers and copies of its own to arrive", from: null }]],
+    [{ phase: "ready", ready: [0, 2] }, [{ for: "READY", from: 1 }]],
+  ])("%j", (changes, waits) => {
+    const { nodes } = explainWaits([recovering(0, changes), member(1), member(2)]);
+    expect(nodes[0]).toMatchObject({ does: "recovers, waits", waits });
+  });
+
+  test("one that runs in its view does what every node does", () => {
+    expect(explainWaits([recovering(0, {})]).nodes[0]!.does).toBe("computes (weight)");
+    expect(explainWaits([recovering(0, {}, { running: null, phase: "created" })])).toMatchObject({
+      nodes: [{ does: "opens its edges" }],
+      cause: "edges are being opened: node 0",
+    });
+  });
+
+  test("who waits for copies names those that are behind", () => {
+    const changes = { keeper: { commit: { replicas: [3, 1] } } };
+    const { nodes } = explainWaits([recovering(0, changes, { running: null, phase: "updating", awaitsFrontier: 8 })]);
+    expect(nodes[0]!.waits).toEqual([
+      { for: "copies of version 8", from: 3 },
+      { for: "copies of version 8", from: 1 },
+    ]);
+    const own = explainWaits([recovering(0, {}, { running: null, phase: "updating", awaitsFrontier: 8 })]);
+    expect(own.nodes[0]!.waits).toEqual([{ for: "copies of version 8", from: null }]);
+  });
+
+  test("what holds a decision up is the cause, before any node that is silent", () => {
+    const silent: RingMember = { node: 1, pid: 101, isHere: true, state: undefined };
+    const stuck = recovering(0, { isSealed: true, waitsFor: "no quorum (1 of 3)" });
+    expect(explainWaits([stuck, silent]).cause).toBe("the next view waits for no quorum (1 of 3)");
+    const busy = [recovering(0, { phase: "installing" }, { running: null }), member(1)];
+    expect(explainWaits(busy).cause).toBe("the ring recovers: node 0");
+    expect(explainWaits([member(0), { ...silent, pid: null }]).cause).toBe("node 1 does not answer: it is dead");
+  });
+
+  test("neighbours are those of the ring's order, stages those of the owners'", () => {
+    const members = [member(3, { lacks: [gradient(2)] }), member(0, { lacks: [activation(5)] }), member(2), member(7)];
+    const { nodes } = explain(members, [3, 0, 2]);
+    expect(nodes[0]!.waits).toEqual([{ for: "gradient for 0B2", from: 0 }]);
+    expect(nodes[1]!.waits).toEqual([{ for: "activation for 1F5", from: 3 }]);
+    const behind = counts({ activations: [27] });
+    const edge = explain([member(3), member(0), member(2, { counts: behind }), member(7)], [3, 0, 2]);
+    expect(edge.cause).toBe("the edge from node 0 to node 2 holds 3 activations: sent, not arrived");
   });
 });
