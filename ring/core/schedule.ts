@@ -51,7 +51,10 @@ export function isFused(kind: ScheduleKind): boolean {
   return kind !== "zb-h1" && kind !== "zero-bubble";
 }
 
-/** Throws UsageError where the schedule does not exist for these counts. `canSplit`: every layer has B and W apart. */
+/**
+ * Throws UsageError where a run should not begin with these counts; it goes on with whatever number of nodes it comes to have.
+ * @param canSplit every layer has B and W apart
+ */
 export function checkSchedule({ kind, nodes, laps, microBatches }: ScheduleShape, canSplit = true): void {
   const usage = (cause: string, remedy: string): UsageError => new UsageError(`--schedule ${kind}: ${cause}`, remedy);
   const multiple = Math.max(1, Math.round(microBatches / nodes)) * nodes;
@@ -110,7 +113,7 @@ function depthsOf(
     case "interleaved":
       return { warmup: Math.min(laps * microBatches, lapsInFlight(nodes, laps, node)), deferred: 0 };
     case "zb-h1":
-      return { warmup: nodes - node, deferred: node };
+      return { warmup: Math.min(microBatches, nodes - node), deferred: Math.min(microBatches, node) };
   }
 }
 
@@ -119,10 +122,15 @@ export function lapsInFlight(nodes: number, laps: number, node: number): number 
   return 2 * (nodes - node - 1) + (laps - 1) * nodes + 1;
 }
 
-/** `[lap, micro-batch]` of the forward at `position` of a step: by group of `nodes` micro-batches, lap, micro-batch. */
-export function forwardAt({ nodes, laps }: ScheduleShape, position: number): readonly [number, number] {
-  const inGroup = position % (laps * nodes);
-  return [Math.floor(inGroup / nodes), Math.floor(position / (laps * nodes)) * nodes + (inGroup % nodes)];
+/**
+ * `[lap, micro-batch]` of the forward at `position` of a step: by group of `nodes` micro-batches, lap, micro-batch. The last group is smaller
+ * where a node has gone or come since the counts were chosen.
+ */
+export function forwardAt({ nodes, laps, microBatches }: ScheduleShape, position: number): readonly [number, number] {
+  const group = Math.floor(position / (laps * nodes));
+  const size = Math.min(nodes, microBatches - group * nodes);
+  const inGroup = position - group * laps * nodes;
+  return [Math.floor(inGroup / size), group * nodes + (inGroup % size)];
 }
 
 /** The same of the backward: by group, lap descending, micro-batch. */

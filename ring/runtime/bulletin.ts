@@ -15,7 +15,7 @@ import { idleFormula } from "../core/schedule.ts";
 import { peersOf, type RingView } from "../core/view.ts";
 import { dryRunIdle } from "../simulation/dry-run.ts";
 import type { AnnouncementBody, Job } from "./messages.ts";
-import { shapeOf } from "./segments.ts";
+import { presentShape } from "./segments.ts";
 
 export interface BulletinInit {
   readonly job: Job;
@@ -150,7 +150,7 @@ export class Bulletin {
     const { settings } = job;
     const reports = [...this.#reports.values()].toSorted((a, b) => a.node - b.node);
     const engine = this.#init.engine.split(":")[0]!;
-    const shape = shapeOf(settings, view.owners.length);
+    const shape = presentShape(settings, view.owners.length);
     const owners = view.owners.map((owner) => reports.find(({ node }) => node === owner)!);
     const summary = buildSummary(
       {

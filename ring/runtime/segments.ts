@@ -2,7 +2,7 @@
  * @file What a node holds under a cut: its layers in each lap, how many micro-batches fit, which memory that takes. A pure
  * function of the job and the cut, so every node knows it of all.
  */
-import { parseMemoryLimit } from "../../src/config/emulation.ts";
+import { parseMemoryLimit, parsePace } from "../../src/config/emulation.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import type { EngineKind } from "../../src/engine/contract.ts";
 import { type ReplicaInit, replicaSizeBytes, type SegmentInit } from "../../src/nn/layout.ts";
@@ -33,6 +33,13 @@ export function shapeOf({ schedule, laps, microBatches }: Settings, nodes: numbe
   return { kind: schedule, nodes, laps: nodes === 1 ? 1 : laps, microBatches };
 }
 
+/** The same where nodes have gone or come: the list that needs whole groups of micro-batches gives way to the local rule, which does not. */
+export function presentShape(settings: Settings, nodes: number): ScheduleShape {
+  const shape = shapeOf(settings, nodes);
+  const isPlayable = shape.kind !== "interleaved" || shape.microBatches % nodes === 0;
+  return isPlayable ? shape : { ...shape, kind: "zero-bubble" };
+}
+
 /**
  * The cut that the ring starts with, one range a stage: by the founder's layer costs, for equal nodes; where that does not fit a memory
  * limit, the one that takes the least memory. Throws UsageError where nothing fits: it says which limit would do.
@@ -52,6 +59,12 @@ export function firstCut(
   const needed = leastBytes(settings, byMemory, nodes);
   if (needed > capBytes) throw memoryError(settings, "a node", needed);
   return byMemory;
+}
+
+/** A step in one process, at the costs that the founder measured; under a pace they are thousands of FLOP of a micro-batch. */
+export function serialStepMs({ pace, nodes, microBatches }: Settings, layerCosts: readonly number[]): number {
+  const sum = layerCosts.reduce((total, cost) => total + cost, 0);
+  return (pace === null ? sum : (sum * microBatches) / Math.min(...parsePace(pace, nodes))) / 1000;
 }
 
 /** The view that a formed ring begins with. */
@@ -154,7 +167,7 @@ export function planNode(
   const capBytes = layersCapBytes(settings);
   const room = Math.floor(((capBytes ?? fixedBytes + SLOTS_BYTES_MAX) - fixedBytes) / slotBytes);
   if (capBytes !== null && room < least) throw memoryError(settings, `node ${node}`, fixedBytes + least * slotBytes);
-  const slots = Math.max(least, Math.min(mostSlots(shapeOf(settings, nodes)), room));
+  const slots = Math.max(least, Math.min(mostSlots(presentShape(settings, nodes)), room));
   const usual = Math.min(slots, Math.max(least, 2 * nodes));
   return {
     segments: ranges.map((layers) => segmentOf(settings, layers, slots)),
@@ -174,7 +187,7 @@ function sizesOf(settings: Settings, engine: EngineKind, cut: readonly LayerRang
   const copiesBytes = copies.reduce((sum, layers) => sum + replicaSizeBytes(replicaOf(settings, layers)), 0);
   const ownedBytes = sizeWith(0);
   const fixedBytes = ownedBytes + copiesBytes;
-  const least = leastSlots(shapeOf(settings, nodes), node);
+  const least = leastSlots(presentShape(settings, nodes), node);
   return { ranges, fixedBytes, slotBytes: sizeWith(1) - ownedBytes, least };
 }
 

@@ -26,7 +26,7 @@ import { Balancer } from "./balancer.ts";
 import { Edges, type EdgeInbox, type LinkRole } from "./edges.ts";
 import { encodeMessage, parseMessage, roundSchema, type Announcement, type Job } from "./messages.ts";
 import type { LayerPart } from "./migration.ts";
-import { CAN_SPLIT, planNode, segmentsInit, shapeOf } from "./segments.ts";
+import { CAN_SPLIT, planNode, presentShape, segmentsInit } from "./segments.ts";
 import { StageDriver, type DriverFailure } from "./stage-driver.ts";
 
 export interface SessionEvents {
@@ -173,7 +173,7 @@ export class Session {
     const { job, view, lossBefore } = this.#init;
     const { microBatches, batch, steps, checkpointEvery, validateEvery, stopAtLoss } = this.#settings;
     return {
-      shape: shapeOf(this.#settings, view.owners.length),
+      shape: presentShape(this.#settings, view.owners.length),
       ...{
         node: this.#place,
         canSplit: CAN_SPLIT,

@@ -89,8 +89,9 @@ function expectedLosses({ firstStep, shape, batch }: RingScenario, completed: nu
 }
 
 /** Every multiple of the interval, and the end, each once. */
+/** The last weights are saved where nothing is left to train, too: the view before may have ended ahead of that. */
 function expectedSaves({ firstStep, checkpointEvery }: RingScenario, completed: number): number[] {
-  const saves: number[] = [];
+  const saves: number[] = completed === firstStep ? [completed] : [];
   for (let step = firstStep + 1; step <= completed; step += 1) {
     const isDue = checkpointEvery > 0 && step % checkpointEvery === 0;
     if (isDue || step === completed) saves.push(step);

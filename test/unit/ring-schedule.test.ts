@@ -120,6 +120,27 @@ test("the orders over laps: forwards by group and lap, backwards by group and la
   );
 });
 
+test("the last group of the orders is smaller where the nodes do not divide the micro-batches", () => {
+  const shape = shapeOf("zero-bubble", 3, 5, 2);
+  const positions = Array.from({ length: 10 }, (_, position) => position);
+  expect(positions.map((position) => forwardAt(shape, position).join())).toEqual(
+    "0,0 0,1 0,2 1,0 1,1 1,2 0,3 0,4 1,3 1,4".split(" "),
+  );
+  expect(positions.map((position) => backwardAt(shape, position).join())).toEqual(
+    "1,0 1,1 1,2 0,0 0,1 0,2 1,3 1,4 0,3 0,4".split(" "),
+  );
+});
+
+test("zb-h1 with fewer micro-batches than nodes, as when nodes have come", () => {
+  const shape = shapeOf("zb-h1", 4, 2);
+  expect([0, 1, 2, 3].map((node) => print(shape, node).join(" "))).toEqual([
+    "0F0 0F1 0B0 0W0 0B1 0W1",
+    "1F0 1F1 1B0 1B1 1W0 1W1",
+    "2F0 2F1 2B0 2B1 2W0 2W1",
+    "3F0 3B0 3F1 3B1 3W0 3W1",
+  ]);
+});
+
 describe("tasks as text", () => {
   test("parsing undoes printing", () => {
     const task = fc.record({
