@@ -67,7 +67,7 @@ export interface RingInit {
 }
 
 /** A node that knows its ring. */
-export interface Ring {
+export interface Ring extends Disposable {
   readonly job: Job;
   /** Id: kind and probe digest. */
   readonly engine: string;
@@ -84,6 +84,8 @@ export interface Ring {
   leave(): void;
   /** Nothing before `train`. */
   describe(): ReturnType<RingNode["describe"]> | undefined;
+  /** Where it still trains it ends at once; for the others this node has died. */
+  [Symbol.dispose](): void;
 }
 
 /** What a node is told, or decides, when it comes into its ring. */
@@ -256,8 +258,11 @@ class JoinedRing implements Ring {
     this.#ringNode?.leave();
   }
 
-  /** Nothing before `train`. */
   describe(): ReturnType<RingNode["describe"]> | undefined {
     return this.#ringNode?.describe();
+  }
+
+  [Symbol.dispose](): void {
+    this.#ringNode?.end();
   }
 }
