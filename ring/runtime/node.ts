@@ -32,7 +32,7 @@ import type { Job } from "./messages.ts";
 import type { NodeState } from "./node-state.ts";
 import { Recovery, type RecoveryEvents } from "./recovery.ts";
 import type { ReplicaInbox } from "./replicas.ts";
-import { fullMap } from "./segments.ts";
+import { fullMap, serialStepMs } from "./segments.ts";
 import { Session, type SessionEvents } from "./session.ts";
 import type { DriverFailure } from "./stage-driver.ts";
 import { Tally } from "./tally.ts";
@@ -255,7 +255,10 @@ export class RingNode {
           (from) => this.#conversation.askLosses(view, from),
           () => view !== this.#view,
         ),
-      pace: () => ({ isTraining: this.#session?.isTraining === true, stepMs: this.#clockwork.stepMsMedian }),
+      pace: () => ({
+        isTraining: this.#session?.isTraining === true,
+        stepMs: Math.max(this.#clockwork.stepMsMedian, serialStepMs(this.#settings, this.#init.layerCosts)),
+      }),
     };
   }
 

@@ -16,6 +16,7 @@ import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
 import { Membership } from "../core/membership.ts";
 import type { MembershipInput } from "../core/membership-messages.ts";
 import { Quarantine } from "../core/quarantine.ts";
+import { StallClock } from "../core/stall.ts";
 import { isMember, memberOf, ownedBy, peersOf, type RingView } from "../core/view.ts";
 import type { ControlInbox } from "./control-inbox.ts";
 import type { ControlMessage } from "./control-messages.ts";
@@ -30,9 +31,6 @@ import { loadedFrom, Store, type StoreInit } from "./store.ts";
 import type { Suspicion } from "./watch.ts";
 
 const TICK_MS = 50;
-/** Without a commit for so long, or eight usual steps, the view is changed; doubled with each view that commits nothing. */
-const STALL_MS = 5_000;
-const STALL_STEPS = 8;
 /** An edge that breaks between two that live: the view change that a death would bring has come by then. */
 const BROKEN_EDGE_MS = 300;
 const GOODBYE_MS = 1_000;
@@ -94,8 +92,7 @@ export class Recovery {
   /** The step that the last session was in. */
   #begun: number | undefined;
   readonly #quarantine = new Quarantine();
-  #committedMs = nowMs();
-  #stallFactor = 1;
+  readonly #stall = new StallClock(nowMs());
 
   constructor(init: RecoveryInit) {
     const { job, settings, self, node, view, transport, events } = init;
@@ -254,14 +251,11 @@ export class Recovery {
     this.#lookout.watch?.tick();
     this.#council.handle({ kind: "tick", nowMs: nowMs() });
     const { isTraining, stepMs } = this.#init.events.pace();
-    const limitMs = this.#stallFactor * Math.max(STALL_MS, STALL_STEPS * stepMs);
-    if (!isTraining) this.#committedMs = nowMs();
-    else if (nowMs() - this.#committedMs > limitMs) {
-      this.#init.events.note("stalled", { view: this.#view.view, afterMs: nowMs() - this.#committedMs });
-      this.#committedMs = nowMs();
-      this.#stallFactor *= 2;
-      this.wish({ kind: "stalled" });
-    }
+    if (!isTraining) return this.#stall.reset(nowMs());
+    const afterMs = this.#stall.stalledMs(nowMs(), stepMs);
+    if (afterMs === undefined) return;
+    this.#init.events.note("stalled", { view: this.#view.view, afterMs });
+    this.wish({ kind: "stalled" });
   }
 
   #receive(peerId: string, boot: number, message: ControlMessage): void {
@@ -326,7 +320,7 @@ export class Recovery {
     this.#init.events.viewed(view, (node) => this.#lookout.lastHeardMs(node), this.#begun);
     this.#begun = undefined;
     this.#lookout.begin(view, this.node);
-    this.#committedMs = nowMs();
+    this.#stall.reset(nowMs());
     void this.#init.events.catchUp(view).then((step) => {
       if (view !== this.#view) return;
       this.#keep({ kind: "caughtUp", step });
@@ -340,7 +334,7 @@ export class Recovery {
   }
 
   #start(view: RingView): void {
-    this.#committedMs = nowMs();
+    this.#stall.reset(nowMs());
     this.#init.events.note("ready", { view: view.view });
     this.#init.events.begin(view, this.#store.compute);
   }
@@ -371,8 +365,7 @@ export class Recovery {
       case "frontier":
         return this.#reached(output.version);
       case "committed":
-        this.#committedMs = nowMs();
-        this.#stallFactor = 1;
+        this.#stall.committed(nowMs());
         return events.committed(output.step, output.loss);
       case "drop":
         return this.#store.drop();
