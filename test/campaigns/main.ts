@@ -7,6 +7,7 @@ import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
+import { soak } from "./soak.ts";
 
 const RUNS = {
   balance: () => runCampaign(balance),
@@ -16,6 +17,7 @@ const RUNS = {
   replication: () => runCampaign(replication),
   schedules: () => runCampaign(schedules),
   simulator: () => runCampaign(simulator),
+  soak,
 } as const;
 
 const name = process.argv[2] ?? "";
