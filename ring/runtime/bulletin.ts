@@ -132,15 +132,13 @@ export class Bulletin {
     this.#summary.resolve(summary);
   }
 
-  /** Who came later knows nothing of it; who saw it begin and end knows most, and the first sign of it counts. */
+  /** The same whoever reported first. */
   #recover(recovery: RecoveryRecord): void {
     const key = `${recovery.view} ${recovery.node}`;
     const known = this.#recoveries.get(key);
-    const isBetter = known === undefined || known.resumedMs === null || recovery.detectedMs > known.detectedMs;
-    if (isBetter && (recovery.resumedMs !== null || known === undefined)) {
-      const recomputedSteps = Math.max(recovery.recomputedSteps, known?.recomputedSteps ?? 0);
-      this.#recoveries.set(key, { ...recovery, recomputedSteps });
-    }
+    const best = known === undefined || knowsMore(recovery, known) ? recovery : known;
+    const recomputedSteps = Math.max(recovery.recomputedSteps, known?.recomputedSteps ?? 0);
+    this.#recoveries.set(key, { ...best, recomputedSteps });
   }
 
   #build(): Record<string, unknown> {
@@ -182,4 +180,11 @@ export class Bulletin {
     const present = nodes.filter(({ entries }) => entries.length > 0);
     if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present, nodes.length));
   }
+}
+
+/** Who saw it begin and end knows most; of those who did, the first sign of it counts. */
+function knowsMore(one: RecoveryRecord, other: RecoveryRecord): boolean {
+  if ((one.resumedMs === null) !== (other.resumedMs === null)) return one.resumedMs !== null;
+  if (one.detectedMs !== other.detectedMs) return one.detectedMs > other.detectedMs;
+  return (one.resumedMs ?? 0) > (other.resumedMs ?? 0);
 }

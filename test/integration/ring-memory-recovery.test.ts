@@ -4,6 +4,7 @@
  */
 import { afterAll, describe, expect, test } from "vitest";
 import type { Settings } from "../../src/config/settings.ts";
+import { RUN_FILES } from "../../src/metrics/run-folder.ts";
 import { ExitCode, NodeLostError } from "../../src/types/errors.ts";
 import { bits, type Outcome, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
 import { MortalRing } from "../helpers/mortal-ring.ts";
@@ -188,8 +189,10 @@ describe("nodes come and go", () => {
       }
       await ring.trainsWith(3);
       ring.requestStop();
-      const outcome = await expectUndisturbed(ring, settings);
-      expect(recoveriesOf(outcome).map(({ node }) => node)).toEqual([0, 1, 2]);
+      await expectUndisturbed(ring, settings);
+      const views = ring.folder.readLines(RUN_FILES.events) as readonly { kind: string; removed: RecoveryRecord[] }[];
+      const removed = views.filter(({ kind }) => kind === "view").flatMap((view) => view.removed);
+      expect(removed.map(({ node, cause }) => `${node} ${cause}`)).toEqual(["0 closed", "1 closed", "2 closed"]);
     },
     LIMIT_MS,
   );
