@@ -171,6 +171,8 @@ export class NodeProcess {
     });
     const ring = (this.#ring = await Promise.race([joining, this.#stopped.promise]));
     this.#pauseTimer = setInterval(() => this.#lookForPause(), PAUSE_LOOK_MS).unref();
+    // Whoever outlives the others holds the model's begin: without the data here the ring would stop then, and not now.
+    if (this.#init.role.kind === "joiner" && this.#init.role.force !== null) await this.#loadData(ring.job);
     return this.#train(ring, this.#folder ?? this.#joinedFolder());
   }
 
