@@ -13,8 +13,8 @@ const scratch = new Scratch();
 afterAll(() => scratch.remove());
 
 const LIMIT_MS = 90_000;
-/** Eight layers. */
-const DEEP = { model: "mlp:6-9-5-7-8-6-9-5-4", steps: 14 };
+/** Eight layers; a step is told some steps after it was computed, and these must be left to train. */
+const DEEP = { model: "mlp:6-9-5-7-8-6-9-5-4", steps: 60 };
 
 const undisturbed = new Map<string, Promise<Outcome>>();
 /** Of one process; optimizer and number of steps are all that these tests change about the result. */
@@ -46,7 +46,7 @@ describe("a node dies in mid-run", () => {
     [3, 4, 1, "adam"],
     [0, 4, 2, "momentum"],
     [1, 4, 2, "adam"],
-    [1, 2, 2, "sgd"],
+    [3, 4, 2, "sgd"],
   ])(
     "node %i of %i, %i laps, %s",
     async (victim, nodes, laps, optimizer) => {
@@ -60,7 +60,7 @@ describe("a node dies in mid-run", () => {
     LIMIT_MS,
   );
 
-  test.each([0, 1, 2, 5, 9, 12])(
+  test.each([0, 1, 30, 58])(
     "after step %i",
     async (step) => {
       const settings = tinySettings({ ...DEEP, nodes: 3 });
@@ -75,11 +75,13 @@ describe("a node dies in mid-run", () => {
   test(
     "of two, and the other one waits until it is back",
     async () => {
-      const settings = tinySettings({ ...DEEP, nodes: 2 });
+      const settings = tinySettings({ ...DEEP, nodes: 2, steps: 100_000 });
       await using ring = await MortalRing.form(settings);
       await ring.reached(4);
       ring.kill(1);
       await ring.come(1);
+      await ring.trainsWith(2);
+      ring.requestStop();
       await expectUndisturbed(ring, settings);
     },
     LIMIT_MS,
@@ -110,12 +112,14 @@ describe("two nodes die", () => {
   test(
     "the second as soon as the ring trains again",
     async () => {
-      const settings = tinySettings({ ...DEEP, nodes: 5, steps: 20, replicas: 2 });
+      const settings = tinySettings({ ...DEEP, nodes: 5, steps: 100_000, replicas: 2 });
       await using ring = await MortalRing.form(settings);
       await ring.reached(4);
       ring.kill(2);
       await ring.trainsWith(4);
       ring.kill(3);
+      await ring.trainsWith(3);
+      ring.requestStop();
       const outcome = await expectUndisturbed(ring, settings);
       expect(recoveriesOf(outcome).map(({ node }) => node)).toEqual([2, 3]);
     },
