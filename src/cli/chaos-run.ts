@@ -191,7 +191,7 @@ export class ChaosRun {
       else if (deed === "leave") await this.#leave(node);
       else await this.#pause(pid, deed.pauseMs);
     }
-    this.#faults.push({ kind: faultText(kind), step, blows: delivered });
+    if (delivered.length > 0) this.#faults.push({ kind: faultText(kind), step, blows: delivered });
   }
 
   async #pause(pid: number, pauseMs: number): Promise<void> {

@@ -68,7 +68,9 @@ function conclude(out: string, outcome: ChaosOutcome): ChaosReport {
   };
   const report = buildReport(init);
   folder.writeJson(CHAOS_FILE, report);
-  folder.writeJson(RUN_FILES.summary, { ...init.run.summary, recoveries: recoveriesWithTimes(init) });
+  const { lostCommittedSteps } = report;
+  const recoveries = recoveriesWithTimes(init);
+  folder.writeJson(RUN_FILES.summary, { ...init.run.summary, lostCommittedSteps, recoveries });
   return report;
 }
 

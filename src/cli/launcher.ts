@@ -30,6 +30,8 @@ interface Child {
   readonly wish: number;
   readonly exited: Promise<void>;
   addresses: readonly string[];
+  /** The ring has taken it once. */
+  wasMember: boolean;
   /** In the newest view, as far as it is known here. */
   isMember: boolean;
   /** It ended because the run did, or as it was asked to. */
@@ -147,7 +149,7 @@ export class Launcher {
     const exited = Promise.withResolvers<void>();
     const entry: Child = {
       ...{ process: child, wish: init.wish ?? 0, exited: exited.promise },
-      ...{ addresses: [], isMember: false, isDone: false, end: undefined },
+      ...{ addresses: [], wasMember: false, isMember: false, isDone: false, end: undefined },
     };
     this.#children.push(entry);
     child.on("message", (event: NodeEvent) => this.#hear(entry, event));
@@ -171,9 +173,12 @@ export class Launcher {
     if (!this.#isFormed || this.#isStopping || dead.isDone || dead.end?.code === ExitCode.done) return;
     if (this.#summary !== undefined || this.#failures.length > 0) return;
     this.#story.died(dead.wish, dead.end?.signal ?? `exit code ${dead.end?.code}`);
-    if (!this.#request.settings.respawn) return;
+    const { respawn, replicas } = this.#request.settings;
+    if (!respawn || replicas === 0) return;
     const starts = this.#children.filter(({ wish }) => wish === dead.wish);
-    const isHopeless = starts.slice(-FAILED_STARTS_MAX).every(({ isMember }) => !isMember);
+    // A host that it was sent to may itself have died just then: that is no reason to give it up.
+    const failed = starts.toReversed().findIndex(({ wasMember }) => wasMember);
+    const isHopeless = (failed < 0 ? starts.length : failed) >= FAILED_STARTS_MAX;
     if (isHopeless)
       this.#progress.say(`node ${dead.wish} died ${FAILED_STARTS_MAX} times on its way back: it stays away`);
     else this.start(dead.wish);
@@ -202,7 +207,7 @@ export class Launcher {
           this.#progress.waiting(`${event.present} of ${event.size} nodes are here`);
         return;
       case "formed":
-        child.isMember = true;
+        child.wasMember = child.isMember = true;
         if (child.wish === 0 && !this.#isFormed) this.#formed(event);
         return;
       case "viewed":
@@ -221,7 +226,7 @@ export class Launcher {
         return;
       case "failed":
         // What goes wrong on the way back into a ring that trains is not the run's end.
-        if (!this.#isFormed || child.isMember) this.#failures.push(event.error);
+        if (!this.#isFormed || child.wasMember) this.#failures.push(event.error);
         return;
     }
   }
