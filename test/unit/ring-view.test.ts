@@ -1,6 +1,15 @@
 /** @file What follows from a decided view. */
 import { expect, test } from "vitest";
-import { holdsLayers, majorityOf, ownedBy, replicaHolders, replicasAt, votersOf } from "../../ring/core/view.ts";
+import {
+  holdsLayers,
+  isMove,
+  isWriter,
+  majorityOf,
+  ownedBy,
+  replicaHolders,
+  replicasAt,
+  votersOf,
+} from "../../ring/core/view.ts";
 import { evenCut, madeMember, madeView } from "../helpers/view-explorer-views.ts";
 
 test("who holds copies and what copies a node holds are inverse, for every ring, spare and number of replicas", () => {
@@ -44,4 +53,28 @@ test("two majorities share a voter", () => {
     expect(2 * majority).toBeGreaterThan(count);
     expect(majority, "half of the voters may be gone").toBe(Math.ceil((count + 1) / 2));
   }
+});
+
+test("of each machine's members the lowest writes, and nobody else", () => {
+  const members = [4, 1, 3, 2, 0].map((node) => ({ ...madeMember(node), machine: node < 2 ? "here" : "there" }));
+  const view = madeView(5, { members });
+  const writers = members.filter(({ peerId }) => isWriter(view, peerId)).map(({ node }) => node);
+  expect(writers).toEqual([2, 0]);
+  expect(isWriter(view, "a stranger")).toBe(false);
+});
+
+test("a move is another cut for the same members", () => {
+  const view = madeView(3, { cut: evenCut(3) });
+  const recut = {
+    ...view,
+    view: 1,
+    cut: [
+      [0, 2],
+      [2, 3],
+      [3, 4],
+    ] as const,
+  };
+  expect(isMove(view, recut)).toBe(true);
+  expect(isMove(view, { ...view, view: 1 })).toBe(false);
+  expect(isMove(view, { ...recut, members: view.members.slice(1) })).toBe(false);
 });
