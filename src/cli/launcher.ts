@@ -5,7 +5,7 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { STATE_FOLDER } from "../metrics/run-folder.ts";
-import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
+import { ExitCode, InterruptedError, NodeLostError, NotFiniteError } from "../types/errors.ts";
 import { ToldFailure, type ToldError } from "./failure.ts";
 import type { ParentMessage } from "./node.ts";
 import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
@@ -171,7 +171,7 @@ export class Launcher {
   /** A node that died comes back as long as another one can take it in. */
   #respawn(dead: Child): void {
     if (!this.#isFormed || this.#isStopping || dead.isDone || dead.end?.code === ExitCode.done) return;
-    if (this.#summary !== undefined || this.#failures.length > 0) return;
+    if (this.#summary !== undefined || !this.#failures.every(isBug)) return;
     this.#story.died(dead.wish, dead.end?.signal ?? `exit code ${dead.end?.code}`);
     const { respawn, replicas } = this.#request.settings;
     if (!respawn || replicas === 0) return;
@@ -227,6 +227,7 @@ export class Launcher {
       case "failed":
         // What goes wrong on the way back into a ring that trains is not the run's end.
         if (!this.#isFormed || child.wasMember) this.#failures.push(event.error);
+        if (child.wasMember && isBug(event.error)) this.#progress.say(`node ${child.wish}: ${event.error.message}`);
         return;
     }
   }
@@ -321,4 +322,9 @@ export class Launcher {
     const dead = this.#children.filter(({ end }) => end !== undefined && end.code !== ExitCode.done);
     return dead.find(({ process: { killed } }) => !killed) ?? dead[0];
   }
+}
+
+/** Of one node alone; other failures are the whole ring's. */
+function isBug({ exitCode, name }: ToldError): boolean {
+  return exitCode === ExitCode.unexpected && name !== NotFiniteError.name;
 }

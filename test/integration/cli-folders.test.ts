@@ -66,6 +66,39 @@ test(
 );
 
 test(
+  "--fork begins a new run from a checkpoint, with another learning rate, and only reads the old one",
+  async () => {
+    await using cli = new CommandLine();
+    const before = await cli.train("--system", "serial", ...JOB, "--out", "run");
+    const refused = await cli.run("train", "--resume", "run", "--lr", "0.01", "--steps", "9");
+    expect(refused).toMatchObject({ code: 2, stdout: "" });
+    expect(refused.stderr).toBe(
+      "error: --resume run: that run has --lr 0.001, not 0.01\n  fix: leave --lr out, or start a new run from it: add --fork --out NEW\n",
+    );
+    const flags = ["--fork", "--lr", "0.01", "--seed", "9", "--steps", "9"] as const;
+    const forked = await cli.train("--resume", "run", ...flags, "--out", "new", "--system", "ring", "-n", "2");
+    expect(forked["steps"]).toBe(9);
+    const [old, fork] = ["run", "new"].map((out) => cli.lines(out, "metrics.jsonl").map(({ loss }) => loss));
+    expect(fork).toHaveLength(9);
+    expect(fork!.slice(0, 6), "the steps before the checkpoint").toEqual(old!.slice(0, 6));
+    expect(cli.json("new", "config.json")).toMatchObject({ lr: 0.01, seed: 9 });
+    expect(cli.json("run", "summary.json")).toEqual(before);
+    expect(cli.json("run", "config.json")).toMatchObject({ lr: 0.001 });
+    // The fork is a run like any other: one process and a ring go on with the same bits.
+    const again = await cli.train("--resume", "run", ...flags, "--out", "serial", "--system", "serial");
+    for (const field of ["weightsSha256", "lossCurveSha256"]) expect(forked[field]).toBe(again[field]);
+    const other = await cli.run("train", "--resume", "run", "--fork", "--optimizer", "sgd", "--out", "sgd");
+    expect(other.stderr).toMatch(
+      /that run has --optimizer adam, not sgd\n {2}fix: leave --optimizer out, or start a new run\n/,
+    );
+    const self = await cli.run("train", "--resume", "run", ...flags, "--out", "run", "--force");
+    expect(self.stderr).toMatch(/^error: --fork into run itself\n/);
+    expect(cli.json("run", "summary.json")).toEqual(before);
+  },
+  LIMIT_MS,
+);
+
+test(
   "a damaged checkpoint is named, and the older one leads to the same end",
   async () => {
     await using cli = new CommandLine();

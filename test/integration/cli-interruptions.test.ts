@@ -64,7 +64,7 @@ test(
   "a node is killed: the run ends with its name, and goes on from the checkpoint on another number of nodes",
   async () => {
     await using cli = new CommandLine();
-    const launcher = startRing(cli, "--orphans", "end", "--checkpoint-every", "20");
+    const launcher = startRing(cli, "--orphans", "end", "--checkpoint-every", "20", "--replicas", "0");
     await cli.reached(launcher, "run", 45);
     const { stdout } = await cli.run("status", "--json", "--job", "run");
     const { nodes } = JSON.parse(stdout) as { nodes: { pid: number; peerId: string }[] };
@@ -151,7 +151,7 @@ test(
     const planted = `import { rmSync } from "node:fs"; import { isMainThread } from "node:worker_threads";
       const look = () => { try { rmSync("planted"); } catch { return; } throw new Error("a planted bug"); };
       if (isMainThread && process.argv[2] === "node") setInterval(look, 20).unref();`;
-    const [node, ...program] = CommandLine.command(["up", "-n", "3", ...JOB, "--steps", "1000000"]);
+    const [node, ...program] = CommandLine.command(["up", "-n", "3", ...JOB, "--replicas", "0", "--steps", "1000000"]);
     const source = `data:text/javascript,${encodeURIComponent(planted)}`;
     const launcher = cli.spawn([node, "--import", source, ...program, "--orphans", "end", "--out", "run"]);
     await cli.reached(launcher, "run", 5);
