@@ -33,9 +33,11 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
     throw new UsageError("--fork of which run?", "name its folder with --resume");
   }
   if (typeof resume !== "string") return newRequest(parseSettings(givenValues(options)), options);
+  if (fork !== true && out !== undefined) {
+    throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
+  }
   const settings = resumedSettings(resume, givenValues(options), fork === true);
   if (fork !== true) {
-    if (out !== undefined) throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
     return requestFor(settings, { ...options, out: resume }, true);
   }
   const request = requestFor(settings, options, true);

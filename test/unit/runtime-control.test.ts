@@ -1,10 +1,12 @@
 /** @file The local control socket: answers, clients that misbehave, servers that do, and files of processes that are gone. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   readdirSync,
   rmSync,
   statSync,
@@ -20,8 +22,10 @@ import {
   entryFor,
   isAlive,
   isJob,
+  isStopped,
   runningNodes,
   serveControl,
+  signalNode,
   type ControlRequest,
   type NodeEntry,
 } from "../../src/runtime/process-control.ts";
@@ -198,3 +202,45 @@ test("a job is found by id, by name, by its folder, also over a link", () => {
 test("this process is alive", () => {
   expect(isAlive(process.pid)).toBe(true);
 });
+
+describe("orders", () => {
+  test.each(["leave", "cut 12D3KooWabc", "mend 12D3KooWabc"] as const)("%s arrives", async (request) => {
+    const [one, asked] = [entry(0), [] as ControlRequest[]];
+    await serve(one, asked);
+    expect(await ask(one, request)).toEqual({ request, step: 7 });
+    expect(asked).toEqual([request]);
+  });
+
+  test.each(["cut", "cut ", "cut ../x", `mend ${"a".repeat(101)}`, "leave 2", "stop now"])(
+    "%j does not",
+    async (text) => {
+      const [one, asked] = [entry(0), [] as ControlRequest[]];
+      await serve(one, asked);
+      expect(await exchange(one, `${text}\n`)).toBe("");
+      expect(asked).toEqual([]);
+    },
+  );
+});
+
+test.skipIf(!existsSync("/proc/self/stat"))(
+  "signals go to the process that wrote the entry, never to one that got its number",
+  async () => {
+    const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"]);
+    cleanups.push(() => child.kill("SIGKILL"));
+    await once(child, "spawn");
+    const stat = readFileSync(`/proc/${child.pid}/stat`, "utf8");
+    const born = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]!;
+    const own = entry(0, { pid: child.pid!, born });
+    const former = entry(1, { pid: child.pid!, born: "1" });
+    expect(signalNode(former, "SIGKILL")).toBe(false);
+    expect(signalNode(own, "SIGSTOP")).toBe(true);
+    await expect.poll(() => isStopped(own)).toBe(true);
+    expect(signalNode(own, "SIGCONT")).toBe(true);
+    await expect.poll(() => isStopped(own)).toBe(false);
+    for (const one of [own, former]) writeFileSync(one.socket.replace(/\.sock$/, ".json"), JSON.stringify(one));
+    expect(runningNodes().map(({ node }) => node)).toEqual([0]);
+    expect(signalNode(own, "SIGKILL")).toBe(true);
+    await once(child, "exit");
+    expect(signalNode(own, "SIGKILL")).toBe(false);
+  },
+);
