@@ -1,6 +1,6 @@
 /**
  * @file Control streams of a node: one link to each peer of the ring, on a connection of its own, so that signs of life never wait
- * behind tensors. Who needs one dials; two that dial at once have two. Frames of strangers reach no handler.
+ * behind tensors. Who needs one dials; two that dial at once have two. Of a stranger only the wish to join reaches a handler.
  */
 import { DialRefusedError } from "../../src/net/net-errors.ts";
 import { Link, type LinkEnd, type Receiver } from "../../src/net/link.ts";
@@ -17,6 +17,11 @@ import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
 const DIAL_LIMIT_MS = 400;
 /** Messages that wait for a stream; what is beyond is dropped, as a broken stream would have dropped it. */
 const WAITING_MAX = 64;
+/** Streams to one peer: two that dial at once, and what is left of an earlier process. */
+const LINKS_MAX = 4;
+/** Peers with streams that are in no view which this node knows. */
+const STRANGERS_MAX = 32;
+const REMEDY = "run the same build on every node";
 
 export interface ControlInit {
   readonly job: string;
@@ -66,13 +71,19 @@ export class Control {
   dial(peerId: string): Promise<DialOutcome> {
     const peer = this.#peer(peerId);
     if (peer.links.size > 0) return Promise.resolve("answered");
-    return (peer.dialling ??= this.#open(peerId, peer).finally(() => (peer.dialling = undefined)));
+    return (peer.dialling ??= this.#open(peerId, peer).finally(() => {
+      peer.dialling = undefined;
+      this.#forget(peerId, peer);
+    }));
   }
 
   async #open(peerId: string, peer: Peer): Promise<DialOutcome> {
     const { transport, job, self, invite, addressesOf } = this.#init;
     const addresses = addressesOf(peerId);
-    if (addresses === undefined || this.#isClosed) return "silent";
+    if (addresses === undefined || this.#isClosed) {
+      peer.waiting.length = 0;
+      return "silent";
+    }
     try {
       const signal = AbortSignal.timeout(DIAL_LIMIT_MS);
       const stream = await transport.dial(addresses, CONTROL_PROTOCOL, { signal, ownConnection: true });
@@ -93,8 +104,7 @@ export class Control {
   #admit(hello: Hello, peerId: string): Route {
     const { job, boot, invite } = checkMessage(memberHelloSchema, hello);
     if (job !== this.#init.job) return refused(`job ${job} is not this ring's job ${this.#init.job}`);
-    const isKnown = this.#init.addressesOf(peerId) !== undefined;
-    if (!isKnown && this.#init.invite !== null && invite !== this.#init.invite) {
+    if (!this.#isKnown(peerId) && this.#init.invite !== null && invite !== this.#init.invite) {
       return refused("this ring needs the invite token that its founder printed (--invite)");
     }
     return {
@@ -107,23 +117,45 @@ export class Control {
     };
   }
 
+  #isKnown(peerId: string): boolean {
+    return this.#init.addressesOf(peerId) !== undefined;
+  }
+
   #receiver(peerId: string, boot: () => number): Receiver {
     return {
       destination: controlOnly,
-      handle: ({ payload }) => this.#init.receive(peerId, boot(), parseMessage(controlSchema, payload)),
+      handle: ({ payload }) => {
+        const message = parseMessage(controlSchema, payload);
+        if (this.#mayBeHeard(peerId, message)) this.#init.receive(peerId, boot(), message);
+      },
     };
+  }
+
+  /**
+   * A stranger wants to join or has nothing to say: one word of a view that was never decided would end the ring. It is no offence, since a
+   * member of a view that this node has yet to hear of is a stranger too. Throws ProtocolError where somebody speaks for another.
+   */
+  #mayBeHeard(peerId: string, message: ControlMessage): boolean {
+    if (message.say !== "membership" || message.message.kind !== "join") return this.#isKnown(peerId);
+    if (message.message.candidate.peerId === peerId) return true;
+    throw new ProtocolError(`${peerId} wants a place for another node than itself`, REMEDY);
   }
 
   #add(peerId: string, boot: number, link: Link): void {
     const peer = this.#peer(peerId);
+    const oldest = peer.links.keys().next().value;
+    if (peer.links.size >= LINKS_MAX) oldest?.abort("newer streams took its place");
     peer.links.set(link, boot);
     void link.ended.then((end) => this.#ended(peerId, peer, link, end));
+    const strangers = [...this.#peers.keys()].filter((each) => !this.#isKnown(each));
+    if (strangers.length > STRANGERS_MAX && !this.#isKnown(peerId)) link.abort("too many others wait to join");
     for (const message of peer.waiting.splice(0)) transmit(link, message);
   }
 
   #ended(peerId: string, peer: Peer, link: Link, end: LinkEnd): void {
     const boot = peer.links.get(link);
     peer.links.delete(link);
+    this.#forget(peerId, peer);
     if (boot === undefined || this.#isClosed || [...peer.links.values()].includes(boot)) return;
     this.#init.closed(peerId, boot, end.kind === "goodbye");
   }
@@ -132,6 +164,12 @@ export class Control {
     const peer = this.#peers.get(peerId) ?? { links: new Map<Link, number>(), waiting: [], dialling: undefined };
     this.#peers.set(peerId, peer);
     return peer;
+  }
+
+  /** Who comes and goes leaves nothing behind. */
+  #forget(peerId: string, peer: Peer): void {
+    const isUnused = peer.links.size === 0 && peer.dialling === undefined && peer.waiting.length === 0;
+    if (isUnused && this.#peers.get(peerId) === peer) this.#peers.delete(peerId);
   }
 
   /** Says GOODBYE on every stream, within `limitMs`. */
@@ -148,7 +186,7 @@ function refused(reason: string): Route {
 
 function controlOnly(header: FrameHeader): Uint8Array {
   if (header.kind === FrameKind.control) return new Uint8Array(header.payloadBytes);
-  throw new ProtocolError(`kind ${header.kind} has no meaning on a control stream`, "run the same build on every node");
+  throw new ProtocolError(`kind ${header.kind} has no meaning on a control stream`, REMEDY);
 }
 
 function transmit(link: Link, message: ControlMessage): void {

@@ -34,7 +34,8 @@ export class CopyStreams {
   open(view: RingView, node: number): void {
     const { job, transport, inbox, store, mayReceive, tell } = this.#init;
     inbox.install({
-      ...{ job, view: view.view, memory: store.compute.memory, mayReceive },
+      ...{ job, view: view.view, restoreStep: view.restoreStep, isSpare: !view.owners.includes(node) },
+      ...{ memory: store.compute.memory, mayReceive },
       ownerOf: (peerId) => view.members.find((member) => member.peerId === peerId)?.node,
       layoutsOf: (owner) => store.replicasOf(owner),
       gradient: (owner, step, loss) => tell({ kind: "gradient", view: view.view, owner, step, loss }),

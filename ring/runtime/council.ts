@@ -11,6 +11,9 @@ import type { Control } from "./control.ts";
 import type { MembershipWord } from "./control-messages.ts";
 import type { NodeState } from "./node-state.ts";
 
+/** Who is answered is answered at once: older ones are forgotten. */
+const STRANGERS_MAX = 64;
+
 export interface CouncilEvents {
   readonly seal: () => void;
   readonly install: (view: RingView) => void;
@@ -39,6 +42,7 @@ export class Council {
   readonly #init: CouncilInit;
   /** Peers that the view does not know, by negative number less one. */
   readonly #strangers: string[] = [];
+  #strangersMet = 0;
   readonly #inputs: MembershipInput[] = [];
   #isHandling = false;
   #save: Save | undefined;
@@ -61,7 +65,10 @@ export class Council {
   nodeOf(peerId: string): number {
     const known = peersOf(this.membership.view).find((peer) => peer.peerId === peerId);
     if (known !== undefined) return known.node;
-    if (!this.#strangers.includes(peerId)) this.#strangers.push(peerId);
+    if (!this.#strangers.includes(peerId)) {
+      this.#strangers[this.#strangersMet % STRANGERS_MAX] = peerId;
+      this.#strangersMet += 1;
+    }
     return -1 - this.#strangers.indexOf(peerId);
   }
 

@@ -135,6 +135,9 @@ export class Follower {
 export interface Copies {
   readonly job: string;
   readonly view: number;
+  readonly restoreStep: number;
+  /** No frame of the ring reaches this node: owners tell it the frontier. */
+  readonly isSpare: boolean;
   readonly memory: EngineMemory;
   /** Node of a peer that owns layers which are copied here. */
   readonly ownerOf: (peerId: string) => number | undefined;
@@ -174,7 +177,8 @@ export class ReplicaInbox {
         if (wish.job !== this.#job) return { kind: "refuse", reason: `job ${wish.job} is not this ring's job` };
         if (wish.kind === "fetch") {
           stream.queuedBytesMark = BULK_BYTES_MARK;
-          accepted = (link) => void answer(link, this.#copiesAt(wish.version, wish.layers));
+          const layers = [...new Set(wish.layers)];
+          accepted = (link) => void answer(link, this.#copiesAt(wish.version, layers));
           return { kind: "accept", answer: {}, receiver: silent };
         }
         const copies = await this.#copiesOf(wish.view);
@@ -262,6 +266,7 @@ async function answer(link: Link, copies: Promise<readonly LayerBlock[]>): Promi
 /** What one owner sends to its copies here. */
 function receiverOf(copies: Copies, owner: number): Receiver {
   const arrived = new Map<number, number>();
+  let newest = copies.restoreStep - 1;
   const layers = copies.layoutsOf(owner).flatMap((layout) => layout.layers);
   const bytesOf = (layer: number): Uint8Array | undefined => {
     const gradient = layers.find(({ index }) => index === layer)?.gradient;
@@ -287,13 +292,20 @@ function receiverOf(copies: Copies, owner: number): Receiver {
     windowBytes: WINDOW_BYTES,
     handle: ({ header }) => {
       guard(header);
-      if (header.kind === FrameKind.frontier) return copies.frontier(header.step);
-      if (header.kind !== FrameKind.replicaDone) return;
-      if (layers.some(({ index }) => arrived.get(index) !== bytesOf(index)?.length)) {
-        throw new ProtocolError(`the gradient of step ${header.step} is not whole`, REMEDY);
+      const { kind, step, value: loss } = header;
+      if (kind === FrameKind.replica) return;
+      if (kind === FrameKind.frontier) {
+        // The version after the newest gradient is the highest that this copy can have told.
+        if (!copies.isSpare || step > newest + 1) throw new ProtocolError(`frontier ${step} is not due`, REMEDY);
+        return copies.frontier(step);
+      }
+      const isWhole = layers.every(({ index }) => arrived.get(index) === bytesOf(index)?.length);
+      if (kind !== FrameKind.replicaDone || !isWhole || !copies.mayReceive(owner, step)) {
+        throw new ProtocolError(`the end of step ${step}'s gradient is not due`, REMEDY);
       }
       arrived.clear();
-      copies.gradient(owner, header.step, header.value);
+      newest = step;
+      copies.gradient(owner, step, loss);
     },
   };
 }

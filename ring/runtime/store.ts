@@ -4,6 +4,7 @@
  */
 import type { Settings } from "../../src/config/settings.ts";
 import type { EngineKind } from "../../src/engine/contract.ts";
+import { within } from "../../src/net/wait.ts";
 import { blockDigest } from "../../src/nn/block-digest.ts";
 import type { LayerBlock } from "../../src/nn/blocks.ts";
 import type { HeldLayout, SegmentInit } from "../../src/nn/layout.ts";
@@ -49,7 +50,7 @@ export class Store {
   #view: RingView | undefined;
   readonly #copies = new Map<number, Uint8Array>();
   #copiesVersion = -1;
-  #waiting: { readonly version: number; readonly resolve: () => void }[] = [];
+  readonly #waiting = new Set<() => void>();
   #timer: NodeJS.Timeout | undefined;
   #tail = Promise.resolve();
   #isOver = false;
@@ -100,7 +101,8 @@ export class Store {
         digests.set(layer, this.#digest({ layer, bytes }));
       }
       this.#copiesVersion = version;
-      for (const { resolve } of this.#waiting.splice(0)) resolve();
+      for (const resolve of this.#waiting) resolve();
+      this.#waiting.clear();
       this.#init.tell({ kind: "kept", view: view.view, digests });
     });
   }
@@ -122,9 +124,9 @@ export class Store {
   /** Copies for another node: those of `layers` that are here at the version, as soon as this node knows what it holds. */
   async copies(version: number, layers: readonly number[]): Promise<readonly LayerBlock[]> {
     if (this.#copiesVersion < version) {
-      const kept = new Promise<void>((resolve) => this.#waiting.push({ version, resolve }));
-      const timer = new Promise<void>((resolve) => setTimeout(resolve, COPIES_LIMIT_MS).unref());
-      await Promise.race([kept, timer]);
+      const { promise: kept, resolve } = Promise.withResolvers<void>();
+      this.#waiting.add(resolve);
+      await within(kept, COPIES_LIMIT_MS, () => this.#waiting.delete(resolve));
     }
     if (this.#copiesVersion !== version) return [];
     return layers.flatMap((layer) => {
@@ -208,6 +210,7 @@ export class Store {
   async close(): Promise<void> {
     this.#isOver = true;
     clearTimeout(this.#timer);
+    for (const resolve of this.#waiting) resolve();
     const over = new InterruptedError("the run is over", "start the job again to go on");
     await Promise.all([this.#compute?.stop(), this.#channel?.close(over)]);
   }
