@@ -9,7 +9,7 @@ import { askAll, findJob, newestOf, type NodeStatus } from "./job-answers.ts";
 type Options = Readonly<Record<string, unknown>>;
 
 const SIGNALS = { kill: "SIGKILL", pause: "SIGSTOP", resume: "SIGCONT" } as const;
-export const SIGNALLED = { kill: "killed", pause: "paused", resume: "resumed" } as const;
+const SIGNALLED = { kill: "killed", pause: "paused", resume: "resumed" } as const;
 
 export async function signal(word: keyof typeof SIGNALS, wanted: string, options: Options): Promise<number> {
   const job = await findNodes(options["job"]);

@@ -125,11 +125,13 @@ const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
   ["data lst", /unknown command 'lst'/, /did you mean list\?/],
 ];
 
-test(
-  "flags, values and commands that are not known",
-  async () => {
+/** In parts, each with a limit of its own. */
+const PARTS = 3;
+test.each(Array.from({ length: PARTS }, (_, part) => part))(
+  "flags, values and commands that are not known, part %i",
+  async (part) => {
     await using cli = new CommandLine();
-    for (const [typed, cause, remedy] of USAGE) {
+    for (const [typed, cause, remedy] of USAGE.filter((_, index) => index % PARTS === part)) {
       const said = expectRefusal(await cli.run(...typed.split(" ")), 2);
       expect(said[0], typed).toMatch(cause);
       expect(said[1], typed).toMatch(remedy);
