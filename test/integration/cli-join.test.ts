@@ -5,6 +5,8 @@ import { afterAll, expect, test } from "vitest";
 import { CommandLine, SMALL, until, type Running } from "../helpers/cli.ts";
 
 const LIMIT_MS = 120_000;
+/** Strangers are refused, and whoever comes when the ring is whole. */
+const CLOSED = ["--invite", "secret", "--replicas", "0"] as const;
 const JOB = [...SMALL, "--steps", "10", "--orphans", "end", "--json"] as const;
 
 /** The first address that a founder prints for others to join through. */
@@ -69,10 +71,7 @@ test(
       "serial",
       "--config",
       "founder/config.json",
-      "-n",
-      "1",
-      "--out",
-      "serial",
+      ...["-n", "1", "--replicas", "0", "--out", "serial"],
     );
     expect(cli.json("founder", "summary.json")["weightsSha256"]).toBe(serial["weightsSha256"]);
     const timelines = ["founder", "first", "second"].map((out) => readdirSync(cli.file(out, "timeline")).length);
@@ -87,7 +86,7 @@ test(
     await using cli = new CommandLine();
     await cli.train("--system", "serial", ...SMALL, "--steps", "1", "--out", "earlier");
     const earlier = cli.json("earlier", "summary.json");
-    const founder = cli.start("up", "-n", "2", "--local", "1", "--invite", "secret", ...JOB, "--out", "founder");
+    const founder = cli.start("up", "-n", "2", "--local", "1", ...CLOSED, ...JOB, "--out", "founder");
     const address = await printedAddress(founder);
     expect(founder.stderr).toMatch(
       /waiting for 1 more node; on each machine run one of:\n {2}ringtmp join \S+ --invite secret\n/,

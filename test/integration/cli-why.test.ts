@@ -15,7 +15,21 @@ test(
   "why names the frozen node, and who waits for it; once it goes on nothing is stuck for good",
   async () => {
     await using cli = new CommandLine();
-    const flags = ["-n", "3", ...SMALL, "--steps", "1000000", "--orphans", "end", "--quiet", "--out", "run"] as const;
+    // With replicas the others would go on without it.
+    const flags = [
+      "-n",
+      "3",
+      "--replicas",
+      "0",
+      ...SMALL,
+      "--steps",
+      "1000000",
+      "--orphans",
+      "end",
+      "--quiet",
+      "--out",
+      "run",
+    ] as const;
     const launcher = cli.start("train", ...flags);
     await cli.reached(launcher, "run", 2);
     const frozen = (await cli.formed(3))[1]!;

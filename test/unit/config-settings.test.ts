@@ -24,11 +24,27 @@ function refusal(values: Readonly<Record<string, unknown>>): { readonly cause: s
   throw new Error(`${JSON.stringify(values)} was accepted`);
 }
 
+test("of a ring of one nobody can keep a copy; of others one does, where nothing else is said", () => {
+  expect([1, 2, 3, 64].map((nodes) => parseSettings({ nodes }).replicas)).toEqual([0, 1, 1, 1]);
+  expect(parseSettings({ nodes: 3, replicas: 2 }).replicas).toBe(2);
+  expect(() => parseSettings({ nodes: 3, replicas: 3 })).toThrow(
+    "--replicas 3 of 3 nodes: each copy needs another node",
+  );
+});
+
 test("defaults are those of the manual", () => {
   expect(parseSettings({})).toMatchObject({
     ...{ system: "ring", nodes: 4, model: "mlp:784-256-256-256-10", data: "digits", steps: 200, batch: 128 },
     ...{ microBatches: 8, optimizer: "adam", lr: 1e-3, seed: 1, engine: "auto", schedule: "zero-bubble", laps: 1 },
-    ...{ replicas: 0, balance: "auto", wire: "f32", timeline: "last:20", orphans: "finish", threads: 1 },
+    ...{
+      replicas: 1,
+      respawn: false,
+      balance: "auto",
+      wire: "f32",
+      timeline: "last:20",
+      orphans: "finish",
+      threads: 1,
+    },
     ...{ checkpointEvery: 0, validateEvery: 0, stopAtLoss: null, dataDir: null, name: null },
     ...{ pace: null, link: null, memoryLimit: null },
   });
@@ -132,7 +148,6 @@ describe("a bad value is refused with its field, its value and the remedy", () =
     ["laps", 1.5, "a whole number from 1 to 64 is needed"],
     ["engine", "blas", "not in this version"],
     ["wire", "f16", "not in this version"],
-    ["replicas", "1", "not in this version (which has 0 only)"],
     ["threads", 4, "not in this version (which has 1 only)"],
     ["model", "", "a text that is not empty is needed"],
     ["model", 5, "a text is needed"],

@@ -139,7 +139,15 @@ describe("a model", () => {
   });
 
   test("a memory limit shortens the windows", () => {
-    const large = { model: "mlp:4096-4096-4096", batch: 4096, microBatches: 16, nodes: 2, pace: "1GFLOP/s", steps: 3 };
+    const large = {
+      model: "mlp:4096-4096-4096",
+      batch: 4096,
+      microBatches: 16,
+      nodes: 2,
+      replicas: 0,
+      pace: "1GFLOP/s",
+      steps: 3,
+    };
     const free = summaryOf({ ...large, optimizer: "sgd", link: "1s" });
     const tight = summaryOf({ ...large, optimizer: "sgd", link: "1s", memoryLimit: "362MiB" });
     expect(tight["idlePercentSteady"]).toBeGreaterThan((free["idlePercentSteady"] as number) + 1);
