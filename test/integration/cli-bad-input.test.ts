@@ -136,10 +136,11 @@ test.each(Array.from({ length: PARTS }, (_, part) => part))(
       expect(said[0], typed).toMatch(cause);
       expect(said[1], typed).toMatch(remedy);
     }
-    expect(
-      readdirSync(cli.folder).filter((name) => name !== ".runtime"),
-      "nothing was written",
-    ).toEqual([]);
+    const written = readdirSync(cli.folder, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map(({ parentPath, name }) => `${parentPath}/${name}`);
+    // A node that came as far as its address has an identity, which stays.
+    expect(written.filter((path) => !/\/(?:state|\.runtime)\//.test(path))).toEqual([]);
   },
   LIMIT_MS,
 );
