@@ -200,13 +200,8 @@ export class RingNode {
     const state = defined(this.#init.state, "a ring with replicas keeps state");
     return new Recovery({
       ...{ job: job.job, settings: this.#settings, self, node: this.#node, view, isMember, invite, transport },
-      ...{ state, files: equipment.files },
-      ...{
-        engine: equipment.engine,
-        pace: equipment.paceOf(this.#node),
-        control: inboxes.control,
-        replicas: inboxes.replicas,
-      },
+      ...{ state, control: inboxes.control, replicas: inboxes.replicas },
+      ...{ engine: equipment.engine, pace: equipment.paceOf(this.#node), files: equipment.files },
       segments: (of) => equipment.segments(of.cut, of, this.#node),
       events: this.#recoveryEvents(),
     });
@@ -288,18 +283,9 @@ export class RingNode {
     if (view !== this.#view) return;
     this.#clockwork.segmentsChanged(compute.layouts.length);
     const session = (this.#session = new Session({
-      ...{
-        job,
-        view,
-        node: this.#node,
-        engine: this.#equipment.engine,
-        layerCosts,
-        folder,
-        transport,
-        feeder,
-        compute,
-      },
-      ...{ inbox: inboxes.edges, clockwork: this.#clockwork, sampler: this.#sampler, timeline: this.#timeline },
+      ...{ job, view, node: this.#node, layerCosts, folder, transport, feeder, compute },
+      ...{ engine: this.#equipment.engine, inbox: inboxes.edges },
+      ...{ clockwork: this.#clockwork, sampler: this.#sampler, timeline: this.#timeline },
       startCompute: (cut, step, layers) => this.#equipment.start(cut, view, this.#node, { step, layers }),
       lossBefore: this.#history.lossOf(view.restoreStep - 1),
       earlierMoves: this.#earlierMoves,
