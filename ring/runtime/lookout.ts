@@ -39,8 +39,7 @@ export class Lookout {
 
   /** Of a member of the view; now, where nothing is known. */
   lastHeardMs(node: number): number {
-    const suspicion = this.#suspicions.find((each) => each.node === node);
-    return this.#watch?.lastHeardMs(node) ?? suspicion?.lastHeardMs ?? nowMs();
+    return this.#watch?.lastHeardMs(node) ?? nowMs();
   }
 
   /** A view takes the place of the one before. */

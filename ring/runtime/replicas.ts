@@ -300,7 +300,7 @@ function receiverOf(copies: Copies, owner: number): Receiver {
         return copies.frontier(step);
       }
       const isWhole = layers.every(({ index }) => arrived.get(index) === bytesOf(index)?.length);
-      if (kind !== FrameKind.replicaDone || !isWhole || !copies.mayReceive(owner, step)) {
+      if (kind !== FrameKind.replicaDone || !isWhole) {
         throw new ProtocolError(`the end of step ${step}'s gradient is not due`, REMEDY);
       }
       arrived.clear();

@@ -74,12 +74,13 @@ export class Watch {
   }
 
   /**
-   * The last sign of life that this node can tell of: of a member whose heartbeats come here the last one, of others when their stream
-   * ended. Undefined where there was none.
+   * The last sign of life that this node can tell of: of a member whose heartbeats come here the last one, of others, who say little to it,
+   * the end of their stream. Undefined where there was none.
    */
   lastHeardMs(node: number): number | undefined {
     const isWatched = watchedBy(this.#init.view, this.#init.node).includes(node);
-    return isWatched ? this.#heardMs.get(node) : (this.#closedMs.get(node) ?? this.#heardMs.get(node));
+    if (!isWatched) return this.#closedMs.get(node);
+    return this.#heardMs.get(node) ?? this.#suspicions.get(node)?.lastHeardMs;
   }
 
   /** Any frame of a member's present process. */
