@@ -129,17 +129,20 @@ class CabledRing implements AsyncDisposable {
     }
   }
 
+  get #namespaces(): readonly string[] {
+    const names = tool("netns", "list").lines.map((line) => line.split(" ")[0]!);
+    return names.filter((name) => name.startsWith(this.#tag));
+  }
+
   /** Also where a test failed: neither a process nor a namespace is left. */
   async [Symbol.asyncDispose](): Promise<void> {
-    // The second signal ends it at once.
-    for (const name of ["SIGTERM", "SIGHUP"] as const) this.running.process.kill(name);
+    // Without its nodes the script ends, and takes down what it has laid.
+    const pids = this.#namespaces.flatMap((name) => tool("netns", "pids", name).lines);
+    if (pids.length > 0) spawnSync("kill", ["-KILL", ...pids]);
     await this.running.ended;
-    const left = tool("netns", "list").lines.filter((line) => line.startsWith(this.#tag));
-    for (const name of left.map((line) => line.split(" ")[0]!)) {
-      for (const pid of tool("netns", "pids", name).lines) process.kill(Number(pid), "SIGKILL");
-      tool("netns", "del", name);
-    }
     await this.cli[Symbol.asyncDispose]();
+    const left = this.#namespaces;
+    for (const name of left) tool("netns", "del", name);
     expect(left, "namespaces").toEqual([]);
   }
 }
@@ -162,14 +165,17 @@ test.skipIf(!isAble)(
       [2, 3, 4],
     ];
     await ring.reached([...few, ...many], PROGRESS_STEPS);
+    // On a busy machine there may have been views before.
+    const early = few.map((node) => ring.viewsOf(node).length);
     ring.part(few);
     await ring.waiting(few, "no quorum (2 of 5)");
+    expect((await ring.cli.run("status")).stdout).toContain("\npaused: no quorum (2 of 5)\n");
     const before = few.map((node) => ring.stepsOf(node));
     await ring.reached(many, Math.max(...before, ...many.map((node) => ring.stepsOf(node))) + PROGRESS_STEPS);
     expect(few.map((node) => ring.stepsOf(node))).toEqual(before);
     expect(ring.cli.nodes, "nobody ends").toHaveLength(5);
-    expect(ring.viewsOf(many[0]!)[0]?.members).toHaveLength(3);
-    expect(few.flatMap((node) => ring.viewsOf(node))).toEqual([]);
+    expect(ring.viewsOf(many[0]!).at(-1)?.members).toHaveLength(3);
+    expect(few.map((node) => ring.viewsOf(node).length)).toEqual(early);
     ring.plug(few, "bridge0");
     await ring.expectWhole();
   },
@@ -185,7 +191,7 @@ test.skipIf(!isAble)(
     await ring.waiting([4], "no quorum (1 of 5)");
     const before = ring.stepsOf(4);
     await ring.reached([0, 1, 2, 3], ring.stepsOf(0) + PROGRESS_STEPS);
-    expect(ring.viewsOf(0)[0]?.members).toHaveLength(4);
+    expect(ring.viewsOf(0).at(-1)?.members).toHaveLength(4);
     expect(ring.stepsOf(4)).toBe(before);
     ring.cable(4, "up");
     await ring.expectWhole();
@@ -198,12 +204,13 @@ test.skipIf(!isAble)(
   async () => {
     await using ring = new CabledRing(2, 1);
     await ring.reached([0, 1], PROGRESS_STEPS);
+    const early = ring.viewsOf(0).length;
     ring.cable(1, "down");
     await ring.waiting([0, 1], "no quorum (1 of 2)");
     const before = Math.max(ring.stepsOf(0), ring.stepsOf(1));
     ring.cable(1, "up");
     await ring.expectWhole();
-    const [view] = ring.viewsOf(0);
+    const view = ring.viewsOf(0)[early];
     expect(view?.members).toHaveLength(2);
     // What was told is kept, and of what was not a step at most was under way.
     expect(view?.restoreStep).toBeGreaterThanOrEqual(before);
