@@ -39,8 +39,8 @@ function cells(): readonly Cell[] {
   return [...kills.slice(0, 8), ...others, ...kills.slice(8)];
 }
 
-function measure(_: Cell, report: Result): Result {
-  const { isEqual, differences, steps, lostCommittedSteps, recomputedSteps, faults } = report;
+function measure(_: Cell, result: Result): Result {
+  const { isEqual, differences, steps, lostCommittedSteps, recomputedSteps, faults } = result;
   const kept = faults.map(({ kind, faultToDetectedMs, faultToResumedMs, recomputedSteps: recomputed }) => ({
     ...{ kind, faultToDetectedMs, faultToResumedMs, recomputedSteps: recomputed },
   }));

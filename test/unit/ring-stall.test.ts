@@ -1,3 +1,4 @@
+/** @file When a ring that commits nothing counts as standing still. */
 import { expect, test } from "vitest";
 import { StallClock } from "../../ring/core/stall.ts";
 
