@@ -34,6 +34,7 @@ export interface ControlInit {
   readonly addressesOf: (peerId: string) => readonly string[] | undefined;
   /** `boot`: of the process that speaks; an earlier one of the same peer may still be in the view. */
   readonly receive: (peerId: string, boot: number, message: ControlMessage) => void;
+  readonly dialled: (peerId: string, outcome: DialOutcome) => void;
   /** A stream of that process has ended, and none is left. `isOrderly`: with GOODBYE. */
   readonly closed: (peerId: string, boot: number, isOrderly: boolean) => void;
 }
@@ -71,9 +72,11 @@ export class Control {
   dial(peerId: string): Promise<DialOutcome> {
     const peer = this.#peer(peerId);
     if (peer.links.size > 0) return Promise.resolve("answered");
-    return (peer.dialling ??= this.#open(peerId, peer).finally(() => {
+    return (peer.dialling ??= this.#open(peerId, peer).then((outcome) => {
       peer.dialling = undefined;
       this.#forget(peerId, peer);
+      this.#init.dialled(peerId, outcome);
+      return outcome;
     }));
   }
 

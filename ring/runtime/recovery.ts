@@ -26,6 +26,7 @@ import { Council } from "./council.ts";
 import { Fence } from "./fence.ts";
 import { Lookout } from "./lookout.ts";
 import type { NodeState } from "./node-state.ts";
+import { Outside } from "./outside.ts";
 import type { ReplicaInbox } from "./replicas.ts";
 import { loadedFrom, Store, type StoreInit } from "./store.ts";
 import type { Suspicion } from "./watch.ts";
@@ -93,6 +94,7 @@ export class Recovery {
   #begun: number | undefined;
   readonly #quarantine = new Quarantine();
   readonly #stall = new StallClock(nowMs());
+  readonly #outside = new Outside();
 
   constructor(init: RecoveryInit) {
     const { job, settings, self, node, view, transport, events } = init;
@@ -104,14 +106,8 @@ export class Recovery {
       tell: (input) => this.#keep(input),
     });
     const membership = new Membership({
-      ...{
-        self,
-        node,
-        view,
-        vote: init.state.voteFor(view.view),
-        isMember: init.isMember,
-        replicas: settings.replicas,
-      },
+      ...{ self, node, view, isMember: init.isMember, replicas: settings.replicas },
+      vote: init.state.voteFor(view.view),
       holdings: (of) => this.#keeper.evidence(of),
     });
     this.#control = new Control({
@@ -119,6 +115,7 @@ export class Recovery {
       addressesOf: (peerId) => peersOf(this.#view).find((peer) => peer.peerId === peerId)?.addresses,
       receive: (peerId, boot, message) => this.#receive(peerId, boot, message),
       closed: (peerId, boot, isOrderly) => this.#closed(peerId, boot, isOrderly),
+      dialled: (peerId, outcome) => this.#outside.dialled(peerId, outcome, nowMs()),
     });
     this.#council = new Council({
       ...{ peerId: self.peerId, membership, state: init.state, control: this.#control },
@@ -250,6 +247,10 @@ export class Recovery {
     this.#fence.tick();
     this.#lookout.watch?.tick();
     this.#council.handle({ kind: "tick", nowMs: nowMs() });
+    if (!isMember(this.#view, this.node)) {
+      const error = this.#outside.forsaken(this.#view, this.#init.self.peerId, nowMs());
+      if (error !== undefined) this.#init.events.failed(error);
+    }
     const { isTraining, stepMs } = this.#init.events.pace();
     if (!isTraining) return this.#stall.reset(nowMs());
     const afterMs = this.#stall.stalledMs(nowMs(), stepMs);

@@ -115,8 +115,10 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
 
 /** One replica where there is a second node to hold it, unless stated. */
 function checkReplicas(settings: Settings, given: Readonly<Record<string, unknown>>): void {
-  const { nodes, replicas } = settings;
-  if (given["replicas"] === undefined) settings.replicas = Math.min(1, nodes - 1);
+  const { system, nodes, replicas } = settings;
+  // The settings of a ring are good for its reference too.
+  if (system === "serial") settings.replicas = 0;
+  else if (given["replicas"] === undefined) settings.replicas = Math.min(1, nodes - 1);
   else if (replicas >= nodes) {
     throw new UsageError(
       `--replicas ${replicas} of ${nodes} ${nodes === 1 ? "node" : "nodes"}: each copy needs another node than the owner's`,

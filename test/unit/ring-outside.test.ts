@@ -1,0 +1,25 @@
+/** @file When a node outside the ring gives up: not before nobody has listened for a while. */
+import { expect, test } from "vitest";
+import { Outside } from "../../ring/runtime/outside.ts";
+import { madeView } from "../helpers/view-explorer-views.ts";
+
+const view = madeView(3);
+const [self, second, third] = view.members.map(({ peerId }) => peerId) as [string, string, string];
+
+test("only when every other member has refused for ten seconds", () => {
+  const outside = new Outside();
+  outside.dialled(second, "refused", 0);
+  expect(outside.forsaken(view, self, 20_000)).toBeUndefined();
+  outside.dialled(third, "refused", 15_000);
+  expect(outside.forsaken(view, self, 24_999)).toBeUndefined();
+  expect(outside.forsaken(view, self, 25_000)?.message).toContain("no member of the ring listens");
+});
+
+test("silence is no refusal, and who answers counts anew", () => {
+  const outside = new Outside();
+  for (const peerId of [second, third]) outside.dialled(peerId, "refused", 0);
+  outside.dialled(third, "silent", 5_000);
+  expect(outside.forsaken(view, self, 10_000)).toBeDefined();
+  outside.dialled(third, "answered", 10_001);
+  expect(outside.forsaken(view, self, 30_000)).toBeUndefined();
+});
