@@ -18,6 +18,7 @@ import { Story } from "./story.ts";
 const YOUNG_GENERATION = "--max-semi-space-size=4";
 /** Of one node, without the ring having it back in between: what dies at once, again and again, is not started for ever. */
 const FAILED_STARTS_MAX = 10;
+const RESPAWN_DELAY_MS = 1_000;
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;
 
@@ -46,6 +47,8 @@ export class Launcher {
   readonly #story: Story;
   readonly #children: Child[] = [];
   readonly #failures: ToldError[] = [];
+  /** Nodes that are to come back. */
+  readonly #timers = new Set<NodeJS.Timeout>();
   #summary: Record<string, unknown> | undefined;
   #isFormed = false;
   #isStopping = false;
@@ -96,6 +99,7 @@ export class Launcher {
     } finally {
       process.off("SIGINT", onSignal);
       process.off("SIGTERM", onSignal);
+      for (const timer of this.#timers) clearTimeout(timer);
       for (const child of this.#children) if (child.end === undefined) child.process.kill("SIGKILL");
     }
   }
@@ -181,7 +185,17 @@ export class Launcher {
     const isHopeless = (failed < 0 ? starts.length : failed) >= FAILED_STARTS_MAX;
     if (isHopeless)
       this.#progress.say(`node ${dead.wish} died ${FAILED_STARTS_MAX} times on its way back: it stays away`);
-    else this.start(dead.wish);
+    else this.#startLater(dead.wish, FAILED_STARTS_MAX);
+  }
+
+  /** A process that boots takes the cores that the others need to go on: they come first. */
+  #startLater(node: number, attempts: number): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      if (this.#isStopping || this.#summary !== undefined || !this.#failures.every(isBug)) return;
+      if (!this.start(node) && attempts > 1) this.#startLater(node, attempts - 1);
+    }, RESPAWN_DELAY_MS);
+    this.#timers.add(timer);
   }
 
   /** Starts a local node that has ended. Returns false where no node lives that could take it in. */
