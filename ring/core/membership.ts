@@ -62,6 +62,8 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   /** This node's newest ballot that was refused. */
   #overtaken: Ballot = 0;
   #roundMs = 0;
+  /** Since when what was answered has not been enough, and the newest round of which that is true. */
+  #lacking: { readonly ballot: Ballot; readonly sinceMs: number } | undefined;
   #repeatedMs = 0;
   #nowMs = 0;
   #waitsFor: string | null = null;
@@ -301,16 +303,17 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #propose(): void {
     if (!this.#view.voters.includes(this.#node) || !this.#isChangeDue) return this.#turns.cancel();
     this.#turns.ask(this.#nowMs, this.#rank);
-    if (!this.#turns.isDue(this.#nowMs) || this.#isWaitingForEvidence) return;
+    if (!this.#turns.isDue(this.#nowMs) || this.#isWaitingForAnswers) return;
     this.#turns.begin(this.#nowMs, this.#rank);
     this.#roundMs = this.#nowMs;
     this.#act(this.#agreement.handle({ kind: "propose" }));
   }
 
-  /** A new round would not help: this one is as good. */
-  get #isWaitingForEvidence(): boolean {
+  /** A new round would not help: this one is as good, unless what was answered is not enough. */
+  get #isWaitingForAnswers(): boolean {
     const { round, highest } = this.#agreement.state;
-    return round.kind === "preparing" && round.ballot === highest && this.#agreement.hasQuorum;
+    const isOpen = round.kind === "preparing" && round.ballot === highest && this.#agreement.hasQuorum;
+    return isOpen && this.#lacking?.ballot !== round.ballot;
   }
 
   #choose(): void {
@@ -328,8 +331,11 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     const proposal = nextView(this.#view, round.promises, this.#wishes, this.#dead, this.#init.replicas);
     if (proposal.kind === "view") return this.#act(this.#agreement.handle({ kind: "choose", value: proposal.view }));
     this.#waitsFor = proposal.reason;
-    const mayStillAnswer = awaited.some((node) => !this.#dead.includes(node));
-    const isLate = this.#nowMs - this.#roundMs >= DEPARTED_MS;
+    // 1. A node promises while it still fetches layers. 2. Who sends them dies. 3. The node has them now, and its promise does not say so.
+    const isAskedAnew = this.#lacking !== undefined && this.#lacking.ballot !== round.ballot;
+    this.#lacking = { ballot: round.ballot, sinceMs: this.#lacking?.sinceMs ?? this.#nowMs };
+    const mayStillAnswer = !isAskedAnew || awaited.some((node) => !this.#dead.includes(node));
+    const isLate = this.#nowMs - this.#lacking.sinceMs >= DEPARTED_MS;
     const departed = this.#view.departed.some(({ node }) => !answered.has(node) && !this.#dead.includes(node));
     if (proposal.missing.length > 0 && !mayStillAnswer && (isLate || !departed)) {
       this.#out.push({ kind: "lost", layers: proposal.missing });

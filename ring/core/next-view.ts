@@ -36,12 +36,12 @@ export function nextView(
 ): Proposal {
   const restore = restoreFrom(old, answers);
   if (restore.kind === "wait") return restore;
-  const survivors = new Set(
-    answers
-      .filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined)
-      .map(({ node }) => node)
-      .filter((node) => !wishes.leavers.includes(node)),
-  );
+  const able = answers
+    .filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined)
+    .map(({ node }) => node);
+  const staying = able.filter((node) => !wishes.leavers.includes(node));
+  // Who wants to go while nobody else holds anything stays.
+  const survivors = new Set(staying.length > 0 ? staying : able);
   if (survivors.size === 0) return { kind: "wait", missing: [], reason: "no member that holds anything has answered" };
   const map = mapAfter(old, survivors, wishes);
   const kept = map.members.map((node) => memberOf(old, node)!);
