@@ -2,6 +2,9 @@
 import { writeReported } from "./recovery-simulation-disk.ts";
 import type { RecoveryProcess } from "./recovery-simulation-process.ts";
 
+/** A disk that failed is tried again: nothing may be committed here any more that would try it. */
+const RETRY_MS = 50;
+
 export class User {
   readonly #process: RecoveryProcess;
   #isWriting = false;
@@ -31,7 +34,7 @@ export class User {
     this.#isWriting = true;
     writeReported(this.#process, version, (isDurable) => {
       this.#isWriting = false;
-      if (!isDurable) return;
+      if (!isDurable) return this.#process.later(RETRY_MS, () => this.#report());
       while (this.#toTell.length > 0 && this.#toTell[0]!.step < version) {
         this.#process.world.checker.told(this.#process, this.#toTell.shift()!);
       }
