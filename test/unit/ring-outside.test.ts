@@ -19,7 +19,8 @@ test("silence is no refusal, and who answers counts anew", () => {
   const outside = new Outside();
   for (const peerId of [second, third]) outside.dialled(peerId, "refused", 0);
   outside.dialled(third, "silent", 5_000);
-  expect(outside.forsaken(view, self, 10_000)).toBeDefined();
+  expect(outside.forsaken(view, self, 9_999)).toBeUndefined();
+  expect(outside.forsaken(view, self, 10_000)?.message).toContain("no member of the ring listens");
   outside.dialled(third, "answered", 10_001);
   expect(outside.forsaken(view, self, 30_000)).toBeUndefined();
 });
