@@ -12,6 +12,7 @@
  * - D5 An accusation makes no suspicion: it asks for a probe of this node's own.
  * - D6 A suspected peer that is heard is trusted at once.
  * - D7 A peer has at most one redial and one round of `HELPERS_MAX` questions out, and no more than one round in `ANSWER_WAIT_MS`.
+ * - D8 "severed" needs silence here as in D3, while `SEVERED_ROUNDS` rounds in a row found it alive elsewhere.
  */
 import { assert, defined, unreachable } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
@@ -30,6 +31,8 @@ export const ANSWER_WAIT_MS = 250;
 /** Between probes of a peer that others hear, that somebody accuses, or that is suspected and sends no heartbeats here. */
 export const PROBE_REPEAT_MS = 500;
 export const HELPERS_MAX = 3;
+/** So often others must hear a peer that is silent here before the line to it counts as cut: once may be chance on a busy machine. */
+export const SEVERED_ROUNDS = 2;
 /**
  * Lag is remembered for fifty times as long as it lasted, and counts six times: whoever shares a busy machine stalls at other
  * moments, and the longest stall is rare. Less of either suspects live nodes on one machine at four times its load (simulated).
@@ -40,8 +43,8 @@ export const LAG_MS_MAX = 2_000;
 /** For the first view of a node, which has measured nothing. */
 export const LAG_MS_START = 100;
 
-/** "closed" is hard evidence, "silent" is soft. */
-export type SuspicionCause = "closed" | "silent";
+/** "closed" is hard evidence, "silent" is soft. "severed": it lives, and frames between it and this node get nowhere. */
+export type SuspicionCause = "closed" | "silent" | "severed";
 
 export interface DetectorInit {
   readonly node: number;
@@ -96,6 +99,8 @@ interface Peer {
   /** Whether silence means anything: frames are expected of watched peers, and of one that was probed. */
   isExpected: boolean;
   standing: Standing;
+  /** In which others heard it, since it was last heard here. */
+  heardElsewhereRounds: number;
   lastHeardMs: number;
   /** As `lastHeardMs`, without the time in which this node slept. */
   silentSinceMs: number;
@@ -208,6 +213,7 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
     peer.lastHeardMs = peer.silentSinceMs = nowMs;
     peer.isExpected = peer.isWatched;
     peer.standing = TRUSTED;
+    peer.heardElsewhereRounds = 0;
     this.#freshSinceMs ??= nowMs;
     if (standing.kind !== "suspected") return [];
     const trust: DetectorOutput = { kind: "trust", node: peer.node };
@@ -283,7 +289,10 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
     if (dead > said.filter((alive) => alive === true).length) return this.#suspect(peer, "silent");
     peer.standing = { kind: "trusted", askAgainMs: nowMs + PROBE_REPEAT_MS };
     peer.isExpected = peer.isWatched;
-    return [];
+    peer.heardElsewhereRounds += 1;
+    // Nothing that this node needs comes from a peer whose heartbeats do not come here.
+    const isSevered = peer.isWatched && peer.heardElsewhereRounds >= SEVERED_ROUNDS;
+    return isSevered ? this.#suspect(peer, "severed") : [];
   }
 
   /** Whether it overslept and has not seen enough since. */
@@ -311,7 +320,7 @@ export class DetectorMachine implements Machine<DetectorInput, DetectorOutput> {
 function newPeer(node: number, isWatched: boolean, nowMs: number): Peer {
   return {
     ...{ node, isWatched, intervals: new ArrivalIntervals(), isExpected: isWatched, standing: TRUSTED },
-    ...{ lastHeardMs: nowMs, silentSinceMs: nowMs, lastArrivalMs: undefined },
+    ...{ heardElsewhereRounds: 0, lastHeardMs: nowMs, silentSinceMs: nowMs, lastArrivalMs: undefined },
     ...{ redialSinceMs: undefined, probeAgainMs: -Infinity },
   };
 }

@@ -10,7 +10,7 @@ import { FetchMachine, type FetchOutput } from "./fetches.ts";
 import { Holdings } from "./holdings.ts";
 import type { KeeperInput, KeeperOutput, LoadedSegment } from "./keeper-messages.ts";
 import type { LayerRange } from "./partition.ts";
-import type { Evidence } from "./restore.ts";
+import type { Claims } from "./restore.ts";
 import { isMember, ownedBy, replicasAt, type HeldSegment, type RingView, type StepLoss } from "./view.ts";
 
 type Of<Kind> = Extract<KeeperInput, { readonly kind: Kind }>;
@@ -53,7 +53,7 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
   }
 
   /** For the end of a view. `bound`: the newest version of which this node holds everything that it is to hold, if there is any. */
-  evidence(view: RingView): Evidence {
+  evidence(view: RingView): Claims {
     const due = [...this.#own, ...this.#copies.map(({ layers }) => layers)];
     const isCurrent = this.#view?.view === view.view;
     const losses = [...this.#losses.values()].slice(-LOSSES_MAX);

@@ -1,6 +1,6 @@
 /** @file The words between a node's membership and what drives it, and those that members say to each other over control streams. */
+import type { JoinWish } from "./admission.ts";
 import type { AgreementMessage, Vote } from "./agreement.ts";
-import type { Candidate } from "./formation.ts";
 import type { Evidence } from "./restore.ts";
 import type { SegmentMap } from "./segment-map.ts";
 import type { RingView } from "./view.ts";
@@ -10,7 +10,9 @@ export type MembershipMessage =
   | { readonly kind: "decided"; readonly value: RingView }
   /** Own segments are here. `isAnswer`: to a `ready`, and not to be answered. */
   | { readonly kind: "ready"; readonly isAnswer: boolean }
-  | { readonly kind: "join"; readonly candidate: Candidate }
+  | ({ readonly kind: "join" } & JoinWish)
+  /** The answer to `join`: the way is open in both directions. */
+  | { readonly kind: "heard" }
   | { readonly kind: "leave" }
   /** The sender has missed a decision. */
   | { readonly kind: "behind" };
@@ -25,8 +27,13 @@ export type MembershipInput =
       readonly message: MembershipMessage;
       readonly nowMs: number;
     }
-  /** What the detector holds now. `dead`: with hard evidence, so that their memory is gone. */
-  | { readonly kind: "suspicions"; readonly suspected: readonly number[]; readonly dead: readonly number[] }
+  /** What the detector holds now. Of the suspected, `dead`: with hard evidence, so that their memory is gone; `severed`: they live. */
+  | {
+      readonly kind: "suspicions";
+      readonly suspected: readonly number[];
+      readonly dead: readonly number[];
+      readonly severed: readonly number[];
+    }
   /** Own segments of the view are here. */
   | { readonly kind: "installed"; readonly view: number }
   /** Steps are committed in this view: it may be changed at wish. */

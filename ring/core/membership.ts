@@ -5,6 +5,7 @@
  */
 import { unreachable } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
+import { Admission } from "./admission.ts";
 import {
   Agreement,
   boundValue,
@@ -16,7 +17,7 @@ import {
 import type { Candidate } from "./formation.ts";
 import type { MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
 import { nextView, type Wishes } from "./next-view.ts";
-import type { Evidence } from "./restore.ts";
+import type { Claims, Evidence } from "./restore.ts";
 import { Turns } from "./turns.ts";
 import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 
@@ -40,7 +41,7 @@ export interface MembershipInit {
   /** As the job wants them. */
   readonly replicas: number;
   /** What this node holds at this moment; asked for when it promises. */
-  readonly holdings: (view: RingView) => Evidence;
+  readonly holdings: (view: RingView) => Claims;
 }
 
 export class Membership implements Machine<MembershipInput, MembershipOutput> {
@@ -52,7 +53,8 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #ready = new Set<number>();
   #suspected: readonly number[] = [];
   #dead: readonly number[] = [];
-  #joiners = new Map<string, Candidate>();
+  #severed: readonly number[] = [];
+  readonly #admission = new Admission();
   #leavers = new Set<number>();
   #map: Wishes["map"] = null;
   #isSettled = false;
@@ -94,13 +96,13 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       isSealed: this.#agreement.isSealed,
       round: round.kind,
       ready: [...this.#ready],
-      waitsFor: this.#waitsFor,
+      waitsFor: this.#phase === "outside" ? this.#admission.lackText(this.#others) : this.#waitsFor,
     };
   }
 
   /** The highest version that this node's being in the view allows to be committed; null: none of its business. */
   evidence(): Evidence {
-    const held = this.#init.holdings(this.#view);
+    const held = { ...this.#init.holdings(this.#view), severed: this.#severed };
     if (this.#phase === "outside") return { ...held, bound: null };
     const bound =
       this.#phase === "running" ? Math.max(held.bound ?? 0, this.#view.restoreStep) : this.#view.restoreStep;
@@ -129,6 +131,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       case "suspicions":
         this.#suspected = input.suspected;
         this.#dead = input.dead;
+        this.#severed = input.severed;
         return;
       case "installed":
         return this.#installed(input.view);
@@ -155,13 +158,16 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   /** The one gate: what speaks of another view than this node's reaches no handler. */
   #message(from: number, view: number, message: MembershipMessage): void {
     if (message.kind === "decided") return this.#adopt(message.value);
-    if (message.kind === "join") this.#hearJoin(message.candidate);
+    if (message.kind === "join") this.#admission.wished(this.#view, view, message);
     if (view < this.#view.view) return this.#send([from], { kind: "decided", value: this.#view });
     if (view > this.#view.view) return this.#send([from], { kind: "behind" });
     switch (message.kind) {
       case "behind":
-      case "join":
         return;
+      case "join":
+        return this.#send([from], { kind: "heard" });
+      case "heard":
+        return this.#heard(from);
       case "ready":
         return this.#hearReady(from, message.isAnswer);
       case "leave":
@@ -189,10 +195,14 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     if (isOvertaken || (isAnothers && message.ballot >= before)) this.#turns.putOff(this.#nowMs, this.#rank);
   }
 
-  #hearJoin(candidate: Candidate): void {
-    const known = this.#view.members.find(({ peerId }) => peerId === candidate.peerId);
-    // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
-    if (known === undefined || candidate.boot > known.boot) this.#joiners.set(candidate.peerId, candidate);
+  /** Once nobody's answer is missing the wish is said again at once. */
+  #heard(from: number): void {
+    const isLast = this.#admission.answered(from) && this.#admission.deaf(this.#others).length === 0;
+    if (isLast && this.#phase === "outside" && !this.#isLeaving) this.#askToJoin();
+  }
+
+  get #others(): readonly number[] {
+    return this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
   }
 
   #hearReady(from: number, isAnswer: boolean): void {
@@ -211,14 +221,12 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #sayReady(): void {
     if (this.#agreement.isSealed) return;
     // Also who has heard all the others: they may wait for this node alone.
-    const told = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
-    this.#send(told, { kind: "ready", isAnswer: false });
+    this.#send(this.#others, { kind: "ready", isAnswer: false });
   }
 
   #askToLeave(): void {
     this.#leavers.add(this.#node);
-    const others = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
-    this.#send(others, { kind: "leave" });
+    this.#send(this.#others, { kind: "leave" });
   }
 
   #adopt(view: RingView): void {
@@ -233,13 +241,13 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#isSettled = false;
     this.#isStalled = false;
     // Of this view's members nothing is known yet: who comes back is another process.
-    this.#suspected = [];
+    this.#suspected = this.#severed = [];
     this.#dead = this.#dead.filter((node) => !isMember(view, node));
     this.#map = null;
     this.#turns = new Turns();
     this.#overtaken = 0;
     this.#waitsFor = null;
-    for (const { peerId } of view.members) this.#joiners.delete(peerId);
+    this.#admission.adopt(view);
     for (const node of this.#leavers) if (!isMember(view, node)) this.#leavers.delete(node);
     this.#out.push({ kind: "persist", view, id: 0, vote: null });
     this.#phase = me === undefined ? "outside" : "installing";
@@ -256,8 +264,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   }
 
   #askToJoin(): void {
-    const others = this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
-    this.#send(others, { kind: "join", candidate: this.#init.self });
+    this.#send(this.#others, { kind: "join", candidate: this.#init.self, heardBy: this.#admission.heardBy });
   }
 
   /** What may happen now that may not have before. */
@@ -284,14 +291,17 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   /** Members that are suspected, or whose process has come back without its memory. */
   get #gone(): readonly number[] {
-    const restarted = this.#view.members.filter(({ peerId }) => this.#joiners.has(peerId)).map(({ node }) => node);
-    return [...restarted, ...this.#suspected.filter((node) => isMember(this.#view, node))];
+    return [...this.#admission.restarted(this.#view), ...this.#suspected.filter((node) => isMember(this.#view, node))];
   }
 
   get #isChangeDue(): boolean {
     if (this.#agreement.isSealed || this.#isStalled || this.#gone.length > 0) return true;
     if (!this.#isSettled) return false;
-    return this.#joiners.size > 0 || this.#leavers.size > 0 || this.#map !== null;
+    return this.#admissible.length > 0 || this.#leavers.size > 0 || this.#map !== null;
+  }
+
+  get #admissible(): readonly Candidate[] {
+    return this.#admission.admissible(this.#view, this.#gone);
   }
 
   /** Place among the voters that nobody suspects. */
@@ -346,14 +356,15 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     const { round } = this.#agreement.state;
     const { voters } = this.#view;
     if (round.kind !== "preparing") return "a decision on the next view";
-    const present = voters.filter((voter) => round.promises.some(({ node }) => node === voter)).length;
-    return `no quorum (${present} of ${voters.length})`;
+    // This node is here, also while its own vote is on the way to the disk.
+    const here = new Set([this.#node, ...round.promises.map(({ node }) => node)]);
+    return `no quorum (${voters.filter((voter) => here.has(voter)).length} of ${voters.length})`;
   }
 
   get #wishes(): Wishes {
     const leavers = [...this.#leavers];
     if (!this.#isSettled) return { joiners: [], leavers, map: null };
-    return { joiners: [...this.#joiners.values()], leavers, map: this.#map };
+    return { joiners: this.#admissible, leavers, map: this.#map };
   }
 
   #act(outputs: readonly AgreementOutput<RingView, Evidence>[]): void {

@@ -6,7 +6,7 @@ import { memberOf, peersOf, votersOf, type Removal, type RingMember, type RingVi
 
 /** What members want of the next view beside going on without the dead. */
 export interface Wishes {
-  /** Who asks to be admitted; one a view is. It gets no layers in that view. */
+  /** Who asks to be admitted, and is heard by all; one a view is. It gets no layers in that view. */
   readonly joiners: readonly Candidate[];
   /** Members that go in order: what they hold may still be fetched from them. */
   readonly leavers: readonly number[];
@@ -36,9 +36,8 @@ export function nextView(
 ): Proposal {
   const restore = restoreFrom(old, answers);
   if (restore.kind === "wait") return restore;
-  const able = answers
-    .filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined)
-    .map(({ node }) => node);
+  const holding = answers.filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined);
+  const able = withoutCutLines(nodesOf(old.members), holding);
   const staying = able.filter((node) => !wishes.leavers.includes(node));
   // Who wants to go while nobody else holds anything stays.
   const survivors = new Set(staying.length > 0 ? staying : able);
@@ -66,6 +65,22 @@ export function nextView(
   return { kind: "view", view };
 }
 
+/**
+ * Those of who answered that hear each other: of each cut line one end must go, since neither tensors nor copies pass it. First goes who has the
+ * most cut lines, of equals the last on the ring.
+ */
+function withoutCutLines(ring: readonly number[], answers: readonly Answer[]): readonly number[] {
+  const staying = new Set(ring.filter((node) => answers.some((answer) => answer.node === node)));
+  const cut = answers.flatMap(({ node, evidence }) => evidence.severed.map((other) => [node, other] as const));
+  for (;;) {
+    const open = cut.filter((ends) => ends.every((node) => staying.has(node)));
+    const endsAt = (node: number): number => new Set(open.filter((ends) => ends.includes(node)).flat()).size;
+    const worst = [...staying].reduce((most, node) => (endsAt(node) >= endsAt(most) ? node : most), ring[0]!);
+    if (endsAt(worst) === 0) return [...staying];
+    staying.delete(worst);
+  }
+}
+
 const nodesOf = (members: readonly RingMember[]): readonly number[] => members.map(({ node }) => node);
 
 function causeOf(
@@ -75,8 +90,8 @@ function causeOf(
   dead: readonly number[],
 ): Removal["cause"] {
   if (leavers.includes(node)) return "left";
-  // Who answers without its memory has been restarted.
-  return dead.includes(node) || answers.some((answer) => answer.node === node) ? "closed" : "silent";
+  const isRestarted = answers.some((answer) => answer.node === node && answer.evidence.bound === null);
+  return dead.includes(node) || isRestarted ? "closed" : "silent";
 }
 
 function lossesBefore(step: number, answers: readonly Answer[]): readonly StepLoss[] {

@@ -25,7 +25,12 @@ export interface Evidence {
   readonly losses: readonly StepLoss[];
   /** By layer of the model, what it holds. */
   readonly held: readonly (readonly HeldVersion[])[];
+  /** Members that live, as others say, and from which nothing gets here. */
+  readonly severed: readonly number[];
 }
+
+/** As far as what is kept tells. */
+export type Claims = Omit<Evidence, "severed">;
 
 export interface Answer {
   readonly node: number;

@@ -1,5 +1,6 @@
 /** @file What members say to each other over control streams: signs of life, the agreement on views, and a few words about the run. */
 import * as z from "zod";
+import { NODES_MAX } from "../core/agreement.ts";
 import { announcementBodySchema } from "./messages.ts";
 import { candidateSchema, count, hex, lossSchema, ringViewSchema, shortText, version } from "./schemas.ts";
 
@@ -28,6 +29,7 @@ const evidenceSchema = z.strictObject({
     )
     .max(1000)
     .readonly(),
+  severed: z.array(count).max(NODES_MAX).readonly(),
 });
 
 const acceptedSchema = z.strictObject({ ballot: count, value: ringViewSchema });
@@ -46,7 +48,12 @@ const membershipSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("accepted"), ballot: count }),
   z.strictObject({ kind: z.literal("decided"), value: ringViewSchema }),
   z.strictObject({ kind: z.literal("ready"), isAnswer: z.boolean() }),
-  z.strictObject({ kind: z.literal("join"), candidate: candidateSchema }),
+  z.strictObject({
+    kind: z.literal("join"),
+    candidate: candidateSchema,
+    heardBy: z.array(count).max(NODES_MAX).readonly(),
+  }),
+  z.strictObject({ kind: z.literal("heard") }),
   z.strictObject({ kind: z.literal("leave") }),
   z.strictObject({ kind: z.literal("behind") }),
 ]);

@@ -3,15 +3,19 @@
  * machine's load. What was suspected in one view is void in the next, but whose stream had ended is looked at again at once.
  */
 import { nowMs } from "../../src/runtime/clock.ts";
-import { LAG_MS_START } from "../core/detector.ts";
+import { LAG_MS_START, type SuspicionCause } from "../core/detector.ts";
+import type { MembershipInput } from "../core/membership-messages.ts";
 import { isMember, type RingView } from "../core/view.ts";
 import type { Control } from "./control.ts";
 import { Watch, type Suspicion } from "./watch.ts";
 
+/** By what is known of them. */
+type Suspicions = Omit<Extract<MembershipInput, { kind: "suspicions" }>, "kind">;
+
 export interface LookoutInit {
   readonly control: Control;
   /** After each change, all that hold at present. */
-  readonly suspicions: (suspicions: readonly Suspicion[]) => void;
+  readonly suspicions: (suspicions: Suspicions) => void;
   readonly overslept: (sleptMs: number) => void;
   readonly note: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
 }
@@ -37,6 +41,10 @@ export class Lookout {
     return this.#suspicions.map(({ node }) => node);
   }
 
+  #suspectedAs(wanted: SuspicionCause): readonly number[] {
+    return this.#suspicions.filter(({ cause }) => cause === wanted).map(({ node }) => node);
+  }
+
   /** Of a member of the view; now, where nothing is known. */
   lastHeardMs(node: number): number {
     return this.#watch?.lastHeardMs(node) ?? nowMs();
@@ -46,7 +54,7 @@ export class Lookout {
   begin(view: RingView, node: number): void {
     this.#lagMs = this.#watch?.lagMs ?? this.#lagMs;
     this.#watch?.stop();
-    const ended = this.#suspicions.filter(({ cause }) => cause === "closed").map((suspicion) => suspicion.node);
+    const ended = this.#suspectedAs("closed");
     this.#suspicions = [];
     const processes = view.members.map(({ peerId, boot }) => `${peerId} ${boot}`);
     const known = this.#present;
@@ -72,7 +80,8 @@ export class Lookout {
           }
         }
         this.#suspicions = suspicions;
-        this.#init.suspicions(suspicions);
+        const { suspected } = this;
+        this.#init.suspicions({ suspected, dead: this.#suspectedAs("closed"), severed: this.#suspectedAs("severed") });
       },
     });
   }

@@ -29,7 +29,6 @@ import type { NodeState } from "./node-state.ts";
 import { Outside } from "./outside.ts";
 import type { ReplicaInbox } from "./replicas.ts";
 import { loadedFrom, Store, type StoreInit } from "./store.ts";
-import type { Suspicion } from "./watch.ts";
 
 const TICK_MS = 50;
 /** An edge that breaks between two that live: the view change that a death would bring has come by then. */
@@ -141,7 +140,7 @@ export class Recovery {
     });
     this.#lookout = new Lookout({
       ...{ control: this.#control, note: events.note },
-      suspicions: (suspicions) => this.#suspected(suspicions),
+      suspicions: (held) => this.#council.handle({ kind: "suspicions", ...held }),
       overslept: (sleptMs) => this.#fence.overslept(sleptMs),
     });
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
@@ -327,11 +326,6 @@ export class Recovery {
       this.#keep({ kind: "caughtUp", step });
       this.#keep({ kind: "install", view, node: this.node });
     });
-  }
-
-  #suspected(suspicions: readonly Suspicion[]): void {
-    const dead = suspicions.filter(({ cause }) => cause === "closed").map(({ node }) => node);
-    this.#council.handle({ kind: "suspicions", suspected: suspicions.map(({ node }) => node), dead });
   }
 
   #start(view: RingView): void {

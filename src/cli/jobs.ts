@@ -4,7 +4,7 @@ import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { askJob, findJob, type JobAnswers, type ToldMember } from "./job-answers.ts";
 import { formatSeconds } from "./progress.ts";
-import { explainWaits, type RingMember } from "./waits.ts";
+import { explainWaits, pauseOf, type RingMember } from "./waits.ts";
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -14,7 +14,7 @@ export async function status(options: Options): Promise<number> {
   const nodes = newest.members.map((member) => nodeStatus(answers, member)).toSorted((a, b) => a.node - b.node);
   const step = Math.max(...present.map((answer) => answer.step));
   const { job, system, view, loss, steps } = newest;
-  const waitsFor = pauseOf(answers);
+  const waitsFor = pauseOf(answers.present);
   if (options["json"] === true) {
     process.stdout.write(`${JSON.stringify({ job, system, step, view, loss, waitsFor, nodes })}\n`);
     return ExitCode.done;
@@ -59,11 +59,6 @@ function statusLine({ node, pid, isHere, layers, state, step, idlePercent, credi
     (idlePercent?.toFixed(1) ?? "").padEnd(7),
     credits ?? "",
   ].join(" ");
-}
-
-/** Why no step is committed, where a decision waits for something; null where none does. */
-function pauseOf({ present }: JobAnswers): string | null {
-  return present.map(({ recovery }) => recovery?.waitsFor ?? null).find((text) => text !== null) ?? null;
 }
 
 /** Of a node that is between two views, or in none yet. */

@@ -79,6 +79,12 @@ export function explainWaits(members: readonly RingMember[], owners: readonly nu
   return { nodes: members.map((member) => nodeWaits(member, owners, all)), cause: causeOf(members, owners) };
 }
 
+/** What the ring waits for before it can go on; null while it can. Who is outside waits for itself alone. */
+export function pauseOf(answers: readonly Pick<NodeState, "recovery">[]): string | null {
+  const inside = answers.flatMap(({ recovery }) => (recovery?.phase === "outside" ? [] : (recovery ?? [])));
+  return inside.find(({ waitsFor }) => waitsFor !== null)?.waitsFor ?? null;
+}
+
 function nodeWaits({ node, state }: RingMember, owners: readonly number[], members: readonly number[]): NodeWaits {
   if (state === undefined) return { node, step: null, does: "does not answer", sinceMs: null, waits: [] };
   const { step, phase, running, idleSinceMs: sinceMs, awaitsFrontier = null, recovery } = state;
@@ -100,7 +106,9 @@ function recoveryWaits(recovery: RecoveryState, members: readonly number[]): rea
   if (isFenced) return [{ for: "a majority to confirm its view", from: null }];
   switch (phase) {
     case "outside":
-      return [{ for: "the ring to take it in", from: null }];
+      return [
+        { for: waitsFor === null ? "the ring to take it in" : `the ring to take it in: ${waitsFor}`, from: null },
+      ];
     case "installing":
       return [{ for: "layers and copies of its own to arrive", from: null }];
     case "ready":
@@ -144,8 +152,8 @@ function waitOf(
 
 function causeOf(members: readonly RingMember[], owners: readonly number[]): string | null {
   const states = members.flatMap(({ state }) => state ?? []);
-  const undecided = states.flatMap(({ recovery }) => recovery?.waitsFor ?? []);
-  if (undecided[0] !== undefined) return `the next view waits for ${undecided[0]}`;
+  const waitsFor = pauseOf(states);
+  if (waitsFor !== null) return `the next view waits for ${waitsFor}`;
   const silent = members.find(({ state }) => state === undefined);
   if (silent !== undefined) return `node ${silent.node} does not answer: ${silenceText(silent)}`;
   if (states.some(({ running }) => running !== null)) return null;

@@ -1,9 +1,10 @@
-/** @file D1 to D7 of ring/core/detector.ts after every event, from the inputs and outputs alone. */
+/** @file D1 to D8 of ring/core/detector.ts after every event, from the inputs and outputs alone. */
 import {
   ANSWER_WAIT_MS,
   DetectorMachine,
   HELPERS_MAX,
   OVERSLEPT_MS,
+  SEVERED_ROUNDS,
   SUSPICION_MS,
   TICK_INTERVAL_MS,
   type DetectorInit,
@@ -15,6 +16,14 @@ import {
 /** Deviations at which a normal tail is 10^-8 (test/unit/ring-detector.test.ts integrates it), rounded down. */
 const DEVIATIONS = 5.612;
 
+interface Round {
+  readonly ms: number;
+  readonly by: readonly number[];
+  readonly answers: Map<number, boolean>;
+  /** Somebody said so, whatever was said afterwards. */
+  wasHeard: boolean;
+}
+
 /** What the checker knows of one peer: what went in and came out, and nothing of the machine. */
 interface PeerRecord {
   heardMs: number;
@@ -24,7 +33,9 @@ interface PeerRecord {
   redialMs: number | undefined;
   cause: SuspicionCause | undefined;
   expected: boolean;
-  round: { readonly ms: number; readonly by: readonly number[]; readonly answers: Map<number, boolean> } | undefined;
+  /** Rounds, before the present one and since it was heard here, in which somebody heard it. */
+  elsewhere: number;
+  round: Round | undefined;
 }
 
 /** A machine whose every output is compared with a plain record of its inputs. `expect` itself would take most of the time. */
@@ -43,9 +54,13 @@ export class CheckedDetector {
     this.#inputMs = this.#tickMs = init.nowMs;
     const fresh = (node: number): PeerRecord => ({
       ...{ heardMs: init.nowMs, arrivalMs: undefined, intervalsMs: [], closed: false, redialMs: undefined },
-      ...{ cause: undefined, expected: init.watched.includes(node), round: undefined },
+      ...{ cause: undefined, expected: init.watched.includes(node), elsewhere: 0, round: undefined },
     });
     this.#records = new Map(init.members.filter((node) => node !== init.node).map((node) => [node, fresh(node)]));
+  }
+
+  get node(): number {
+    return this.#init.node;
   }
 
   isRedialing(node: number): boolean {
@@ -86,6 +101,7 @@ export class CheckedDetector {
     if (input.kind === "heard" || (isOwnProbe && input.alive)) {
       this.#freshMs ??= input.nowMs;
       record.heardMs = input.nowMs;
+      [record.elsewhere, record.round] = [0, undefined];
       record.expected = this.#init.watched.includes((input as { node: number }).node);
     }
     if (input.kind === "heard") {
@@ -96,7 +112,10 @@ export class CheckedDetector {
     if (input.kind === "closed") record.closed = true;
     if (input.kind === "redialed") record.redialMs = undefined;
     if (input.kind === "accused" || (input.kind === "redialed" && input.outcome === "silent")) record.expected = true;
-    if (input.kind === "probed" && record.round?.by.includes(input.by)) record.round.answers.set(input.by, input.alive);
+    if (input.kind === "probed" && record.round?.by.includes(input.by)) {
+      record.round.answers.set(input.by, input.alive);
+      record.round.wasHeard ||= input.alive;
+    }
     return before;
   }
 
@@ -116,6 +135,7 @@ export class CheckedDetector {
       check(record.cause !== output.cause && record.cause !== "closed", "D1 suspected once");
       check(output.lastHeardMs === record.heardMs, "the last sign of life");
       if (output.cause === "silent") this.#silent(record, input);
+      else if (output.cause === "severed") this.#severed(record, node, input);
       else {
         check(input.kind === "redialed" && input.outcome === "refused" && input.node === node, "D2 refused");
         check(record.closed && before!.redialMs! >= this.#wokeMs, "D2 a redial since it woke");
@@ -124,7 +144,25 @@ export class CheckedDetector {
     }
   }
 
-  #silent(record: PeerRecord, { kind, nowMs }: DetectorInput): void {
+  #severed(record: PeerRecord, node: number, input: DetectorInput): void {
+    this.#silence(record, input);
+    check(this.#init.watched.includes(node), "D8 its heartbeats are due here");
+    check(
+      record.elsewhere + (record.round?.wasHeard === true ? 1 : 0) >= SEVERED_ROUNDS,
+      "D8 others heard it, again and again",
+    );
+  }
+
+  #silent(record: PeerRecord, input: DetectorInput): void {
+    const { gapMs, limitMs } = this.#silence(record, input);
+    const said = [...(record.round?.answers.values() ?? [])];
+    const dead = said.filter((alive) => !alive).length;
+    const others = [...this.#records.values()].filter((other) => other !== record);
+    const isAlone = said.length === 0 || others.every(({ cause }) => cause !== undefined);
+    check(2 * dead > said.length || (isAlone && gapMs > 2 * limitMs), "D3 the majority");
+  }
+
+  #silence(record: PeerRecord, { kind, nowMs }: DetectorInput): { readonly gapMs: number; readonly limitMs: number } {
     check(kind === "tick" || kind === "probed", "D5 nothing else shows silence");
     check(record.expected, "D5 nothing was expected of it");
     check(this.#freshMs !== undefined && nowMs - this.#freshMs >= SUSPICION_MS, "D4 it overslept");
@@ -132,11 +170,7 @@ export class CheckedDetector {
     const lagMs = Math.max(0, nowMs - this.#tickMs - TICK_INTERVAL_MS);
     const limitMs = Math.max(SUSPICION_MS, phiLimit(record.intervalsMs)) + lagMs;
     check(gapMs > limitMs, "D3 the gap");
-    const said = [...(record.round?.answers.values() ?? [])];
-    const dead = said.filter((alive) => !alive).length;
-    const others = [...this.#records.values()].filter((other) => other !== record);
-    const isAlone = said.length === 0 || others.every(({ cause }) => cause !== undefined);
-    check(2 * dead > said.length || (isAlone && gapMs > 2 * limitMs), "D3 the majority");
+    return { gapMs, limitMs };
   }
 
   #rounds(outputs: readonly DetectorOutput[], nowMs: number): void {
@@ -147,7 +181,8 @@ export class CheckedDetector {
       const record = this.#records.get(target)!;
       check(by.length <= HELPERS_MAX && !by.includes(target) && !by.includes(this.#init.node), "D7 the asked");
       check(record.round === undefined || nowMs - record.round.ms > ANSWER_WAIT_MS, "D7 one round");
-      record.round = { ms: nowMs, by, answers: new Map() };
+      if (record.round?.wasHeard === true) record.elsewhere += 1;
+      record.round = { ms: nowMs, by, answers: new Map(), wasHeard: false };
     }
   }
 }

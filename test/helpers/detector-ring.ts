@@ -39,6 +39,8 @@ export class DetectorRing {
   readonly #detectors: readonly CheckedDetector[];
   readonly #stalledUntilMs: number[];
   readonly #faults = new Map<number, Fault>();
+  /** Pairs of nodes between which nothing passes. */
+  readonly #cutLines: (readonly [number, number])[] = [];
   readonly watchers: readonly (readonly number[])[];
   readonly suspicions: Suspicion[] = [];
   #actionsMade = 0;
@@ -96,6 +98,10 @@ export class DetectorRing {
     this.#faults.delete(node);
   }
 
+  cutLine(a: number, b: number): void {
+    this.#cutLines.push([a, b]);
+  }
+
   /** Who suspects whom now. */
   suspected(): readonly (readonly [by: number, node: number])[] {
     return this.#detectors.flatMap((detector, by) => detector.suspected().map((node) => [by, node] as const));
@@ -140,6 +146,7 @@ export class DetectorRing {
 
   #send(from: number, to: number, action: () => void): void {
     if (this.#faults.get(from) === "cut" || this.#faults.get(to) === "cut") return;
+    if (from !== to && this.#cutLines.some((line) => line.includes(from) && line.includes(to))) return;
     this.#arrive(to, 0.2 + this.#random.nextFloat() * 2, action);
   }
 

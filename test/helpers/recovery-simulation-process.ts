@@ -7,7 +7,7 @@ import { Keeper } from "../../ring/core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../../ring/core/keeper-messages.ts";
 import type { MembershipInput, MembershipMessage, MembershipOutput } from "../../ring/core/membership-messages.ts";
 import { Membership } from "../../ring/core/membership.ts";
-import type { Evidence } from "../../ring/core/restore.ts";
+import type { Claims } from "../../ring/core/restore.ts";
 import { isMember, ownedBy, peersOf, replicasAt, type HeldSegment, type RingView } from "../../ring/core/view.ts";
 import { writeVote } from "./recovery-simulation-disk.ts";
 import { digestOf, Memory } from "./recovery-simulation-model.ts";
@@ -74,7 +74,7 @@ export class RecoveryProcess {
     this.boot = peer.boots;
     this.isOutside = !init.isMember;
     const node = peersOf(init.view).find(({ peerId }) => peerId === peer.peerId)?.node ?? STRANGERS + peer.index;
-    const holdings = (view: RingView): Evidence =>
+    const holdings = (view: RingView): Claims =>
       this.keeper?.evidence(view) ?? { bound: null, committed: peer.disk.reported, losses: [], held: [] };
     const replicas = world.scenario.replicas;
     this.membership = new Membership({ ...init, self: peer.candidate, node, replicas, holdings });
@@ -206,7 +206,7 @@ export class RecoveryProcess {
         this.watch = undefined;
         this.#user.away();
         if (this.isLeaving) this.world.faults.left(this);
-        this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
+        this.toMembership({ kind: "suspicions", suspected: [], dead: [], severed: [] });
         this.#endSession(output.view.view - 1);
         // What it has of the restored version, members may still fetch.
         return this.toKeeper({ kind: "install", view: output.view, node: this.node });
@@ -241,7 +241,7 @@ export class RecoveryProcess {
     this.#progressMs = this.world.nowMs;
     this.world.checker.entered(this, view);
     this.watch = new Watch(this, view);
-    this.toMembership({ kind: "suspicions", suspected: [], dead: [] });
+    this.toMembership({ kind: "suspicions", suspected: [], dead: [], severed: [] });
     this.toKeeper({ kind: "install", view, node: this.node });
     // Steps before those that the view knows of were told by others.
     this.toKeeper({ kind: "caughtUp", step: view.losses[0]?.step ?? view.restoreStep });

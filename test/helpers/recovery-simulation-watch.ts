@@ -2,7 +2,13 @@
  * @file The product's failure detector at one simulated node in one view. Heartbeats are not frames here: at each tick a node hears those of the
  * peers it watches that live, run and can reach it.
  */
-import { DetectorMachine, PROBE_WAIT_MS, type DetectorInput, type DetectorOutput } from "../../ring/core/detector.ts";
+import {
+  DetectorMachine,
+  PROBE_WAIT_MS,
+  type DetectorInput,
+  type DetectorOutput,
+  type SuspicionCause,
+} from "../../ring/core/detector.ts";
 import { memberOf, type RingView } from "../../ring/core/view.ts";
 import type { RecoveryProcess } from "./recovery-simulation-process.ts";
 
@@ -13,7 +19,7 @@ export class Watch {
   readonly #view: RingView;
   readonly #watched: readonly number[];
   readonly #machine: DetectorMachine;
-  readonly #suspected = new Map<number, "closed" | "silent">();
+  readonly #suspected = new Map<number, SuspicionCause>();
 
   constructor(process: RecoveryProcess, view: RingView) {
     this.#process = process;
@@ -110,8 +116,9 @@ export class Watch {
 
   #tell(): void {
     const suspected = [...this.#suspected.keys()];
-    const dead = suspected.filter((node) => this.#suspected.get(node) === "closed");
-    this.#process.toMembership({ kind: "suspicions", suspected, dead });
+    const of = (cause: SuspicionCause): readonly number[] =>
+      suspected.filter((node) => this.#suspected.get(node) === cause);
+    this.#process.toMembership({ kind: "suspicions", suspected, dead: of("closed"), severed: of("severed") });
   }
 
   #redial(node: number): void {

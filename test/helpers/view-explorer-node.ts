@@ -219,7 +219,7 @@ class Transition {
     const copies = held.map((versions, layer) =>
       versions.map((each) => ({ version: each, digest: digestOf(layer, each) })),
     );
-    return this.#world.evidences.idOf({ bound, committed: reported, losses: [], held: copies });
+    return this.#world.evidences.idOf({ bound, committed: reported, losses: [], held: copies, severed: [] });
   }
 
   #agree(act: (agreement: Agreement<number, number>) => readonly AgreementOutput<number, number>[]): void {

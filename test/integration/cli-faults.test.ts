@@ -114,7 +114,7 @@ test(
 );
 
 test(
-  "cut and mend: nothing passes on the link, why names it, and what was held passes",
+  "cut and mend: one end of the line goes, the ring goes on without it, and takes it back when the line is mended",
   async () => {
     await using cli = new CommandLine();
     const ring = new Ring(cli, "-n", "3");
@@ -122,7 +122,12 @@ test(
     expect(await ring.do("cut", "0", "1")).toBe("the link between node 0 and node 1 is cut\n");
     const why = await ring.do("why");
     expect(why).toMatch(/^node 0: step \d+, /);
+    await ring.says(/node [01] is gone, the ring goes on without it \(view \d+, \d/);
+    await ring.says(/paused: no line to node [01]/);
+    await ring.goesOn();
+    expect((await ring.status()).waitsFor, "the ring itself trains").toBeNull();
     expect(await ring.do("mend", "0", "1")).toBe("the link between node 0 and node 1 is mended\n");
+    await ring.says(/node [01] is back/);
     await ring.goesOn();
     const self = await cli.run("cut", "1", "1");
     expect(self.stderr).toBe("error: node 1 has no link to itself\n  fix: name two nodes of 0, 1, 2\n");

@@ -1,6 +1,6 @@
 /**
  * @file Failure detection under inputs in any order, and in simulated rings whose nodes stall, freeze, die and lose their links;
- * D1 to D7 are checked after every event.
+ * D1 to D8 are checked after every event.
  */
 import { describe, expect, test } from "vitest";
 import type { DetectorInput } from "../../ring/core/detector.ts";
@@ -20,7 +20,7 @@ const spread = (random: RandomStream, low: number, high: number): number =>
   low * (high / low) ** (random.nextUint32() / 2 ** 32);
 
 describe.each(SEEDS)("inputs in any order, %s seed %i", (_, base) => {
-  test("keep D1 to D7", { timeout: 60_000 }, () => {
+  test("keep D1 to D8", { timeout: 60_000 }, () => {
     const seen = new Map<string, number>();
     for (let seed = base; seed < base + 200; seed += 1) {
       try {
@@ -32,6 +32,7 @@ describe.each(SEEDS)("inputs in any order, %s seed %i", (_, base) => {
     for (const name of ["redial", "probe", "suspect closed", "suspect silent", "trust", "overslept"]) {
       expect(seen.get(name), name).toBeGreaterThan(50);
     }
+    expect(seen.get("suspect severed")).toBeGreaterThan(5);
   });
 });
 
@@ -75,7 +76,10 @@ function anyInput(
   }
   if (chance < 85) {
     if (!deaf.has(node)) return { kind: "heard", node, nowMs };
-    return { kind: "probed", node, by, alive: random.nextBelow(4) === 0, nowMs };
+    // Every other one is heard elsewhere, seldom here.
+    const isElsewhere = members.indexOf(node) % 2 === 0 && by !== detector.node;
+    const share = isElsewhere ? 4 : 1;
+    return { kind: "probed", node, by, alive: random.nextBelow(4) < share, nowMs };
   }
   if (chance < 87) return { kind: "closed", node, nowMs };
   if (chance < 90) return { kind: "accused", node: random.nextBelow(4) === 0 ? 99 : node, by, nowMs };
@@ -151,6 +155,23 @@ describe.each(SEEDS)("simulated rings, %s seed %i", (_, base) => {
       ring.fail(node, "kill");
       ring.run(failedMs + 10_000);
       expect(Math.min(...detectedMs(ring, node, failedMs))).toBeLessThan(2_000);
+    });
+  });
+
+  test("a cut line: both ends find the other one severed, and nobody else suspects anybody", () => {
+    forSeeds(base, 40, (random) => {
+      const { ring, size } = drawRing(random, NORMAL);
+      const cutMs = 2_000 + random.nextBelow(1_000);
+      ring.run(cutMs);
+      const [a, b] = [size - 1, 0];
+      ring.cutLine(a, b);
+      ring.run(cutMs + 2_000);
+      const found = ring.suspicions.map(({ by, node, cause }) => ({ by, node, cause }));
+      const cause = "severed";
+      expect(found.toSorted((one, other) => one.by - other.by)).toEqual([
+        { by: b, node: a, cause },
+        { by: a, node: b, cause },
+      ]);
     });
   });
 

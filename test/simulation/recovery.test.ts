@@ -53,6 +53,22 @@ test("a run is the same each time, and its faults happen", () => {
   expect(sum(({ isExceeded }) => (isExceeded ? 1 : 0))).toBeLessThan(30);
 });
 
+test.each([
+  ["neighbours", 3, 1, [1, 2]],
+  ["neighbours over the closure edge", 5, 2, [4, 0]],
+  ["an owner and who keeps its copies", 5, 2, [1, 3]],
+] as const)("the line between %s is cut: the ring goes on meanwhile, without one end", (_, nodes, replicas, [a, b]) => {
+  const quiet = { ...drawScenario(PINNED_SEED), faults: [], nodes, replicas, owners: nodes, laps: 1, layers: nodes };
+  const scenario = { ...quiet, delayMs: 1, lossPermille: 0, duplicatePermille: 0, diskMs: 1, stageMs: 5 };
+  const undisturbed = simulateRecovery({ ...scenario, healMs: 10_000 });
+  const cut = { kind: "cut", atMs: 1_000, from: [a], to: [b], isOneWay: false, drops: false, forMs: 8_900 } as const;
+  const outcome = simulateRecovery({ ...scenario, faults: [cut], healMs: 10_000 });
+  // Two views of the cut itself, one that takes the end back in, and where layers go back to it one more.
+  expect(outcome.views).toBeGreaterThanOrEqual(2);
+  expect(outcome.views).toBeLessThanOrEqual(4);
+  expect(outcome.steps).toBeGreaterThan(undisturbed.steps / 2);
+});
+
 test("a vote that the disk refused is written again when the question is repeated", () => {
   const voter = new Agreement<string, null>({ self: 1, voters: [0, 1, 2], peers: [0, 1, 2], vote: null });
   const prepare = { kind: "prepare", ballot: ballotOf(1, 0) } as const;

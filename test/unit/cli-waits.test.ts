@@ -154,6 +154,10 @@ describe("a ring that recovers", () => {
     [{ isSealed: true }, [{ for: "the next view", from: null }]],
     [{ isFenced: true }, [{ for: "a majority to confirm its view", from: null }]],
     [{ phase: "outside" }, [{ for: "the ring to take it in", from: null }]],
+    [
+      { phase: "outside", waitsFor: "no line to node 1" },
+      [{ for: "the ring to take it in: no line to node 1", from: null }],
+    ],
     [{ phase: "installing" }, [{ for: "layers and copies of its own to arrive", from: null }]],
     [{ phase: "ready", ready: [0, 2] }, [{ for: "READY", from: 1 }]],
   ])("%j", (changes, waits) => {
@@ -184,6 +188,8 @@ describe("a ring that recovers", () => {
     const silent: RingMember = { node: 1, pid: 101, isHere: true, state: undefined };
     const stuck = recovering(0, { isSealed: true, waitsFor: "no quorum (1 of 3)" });
     expect(explainWaits([stuck, silent]).cause).toBe("the next view waits for no quorum (1 of 3)");
+    const away = recovering(2, { phase: "outside", waitsFor: "no line to node 0" });
+    expect(explainWaits([away, stuck, silent]).cause).toBe("the next view waits for no quorum (1 of 3)");
     const busy = [recovering(0, { phase: "installing" }, { running: null }), member(1)];
     expect(explainWaits(busy).cause).toBe("the ring recovers: node 0");
     expect(explainWaits([member(0), { ...silent, pid: null }]).cause).toBe("node 1 does not answer: it is dead");

@@ -8,6 +8,7 @@ import {
   LAG_WEIGHT,
   OVERSLEPT_MS,
   PROBE_REPEAT_MS,
+  SEVERED_ROUNDS,
   SUSPICION_MS,
   type DetectorInput,
   type DetectorOutput,
@@ -149,6 +150,32 @@ describe("soft evidence", () => {
     const beforeMs = scene.nowMs - ANSWER_WAIT_MS;
     expect(scene.until(2_000)).toEqual(probes(1, 2, 3, 4));
     expect(scene.nowMs - beforeMs).toBe(againMs);
+  });
+
+  test("who is heard elsewhere, round after round, is severed from here; one frame brings trust", () => {
+    const scene = silentScene();
+    const heardMs = scene.nowMs;
+    for (let round = 1; round < SEVERED_ROUNDS; round += 1) {
+      expect(scene.until(2_000)).toEqual(probes(1, 2, 3, 4));
+      expect(scene.answer(1, { 2: true, 3: true, 4: true })).toEqual([]);
+    }
+    expect(scene.until(2_000)).toEqual(probes(1, 2, 3, 4));
+    const suspect = { kind: "suspect", node: 1, cause: "severed", lastHeardMs: heardMs };
+    expect(scene.answer(1, { 2: true, 3: true, 4: true })).toEqual([suspect]);
+    expect(scene.until(5_000)).toEqual([]);
+    expect(scene.give({ kind: "heard", node: 1 })).toEqual([{ kind: "trust", node: 1 }]);
+    expect(scene.until(30_000), "its heartbeats were seldom, so more patience is due").toEqual(probes(1, 2, 3, 4));
+    expect(scene.answer(1, { 2: true, 3: true, 4: true }), "it is counted anew").toEqual([]);
+  });
+
+  test("of a peer whose heartbeats do not come here nothing is severed", () => {
+    const scene = new Scene(5, [1, 3, 4]);
+    scene.until(1_000);
+    for (let round = 0; round <= SEVERED_ROUNDS; round += 1) {
+      scene.give({ kind: "accused", node: 2, by: 3 });
+      scene.until(2_000);
+      expect(scene.answer(2, { 1: true, 3: true, 4: true })).toEqual([]);
+    }
   });
 
   test("one answer counts when no other comes; those of strangers and those twice do not", () => {

@@ -1,16 +1,17 @@
 /** @file One ring's memberships by hand: the gate of views, joins, leaves, restarts. Losses and crashes: test/simulation. */
 import { expect, test } from "vitest";
+import { Admission } from "../../ring/core/admission.ts";
 import type { Candidate } from "../../ring/core/formation.ts";
 import { Membership, type MembershipInit } from "../../ring/core/membership.ts";
 import type { MembershipInput, MembershipMessage, MembershipOutput } from "../../ring/core/membership-messages.ts";
-import type { Evidence } from "../../ring/core/restore.ts";
+import type { Claims } from "../../ring/core/restore.ts";
 import { ownedBy, replicasAt, type RingView } from "../../ring/core/view.ts";
 import { digestOf, madeCandidate, madeView } from "../helpers/view-explorer-views.ts";
 
 const TICK_MS = 50;
 
 /** Everything that a view gives a node, at version 2 in view 1 and at the restored one later. */
-function holdingsOf(view: RingView, node: number): Evidence {
+function holdingsOf(view: RingView, node: number): Claims {
   const version = view.view === 1 ? 2 : view.restoreStep;
   const ranges = [...ownedBy(view, node), ...replicasAt(view, node).map(({ layers }) => layers)];
   const isHeld = (layer: number): boolean => ranges.some(([start, end]) => layer >= start && layer < end);
@@ -21,13 +22,15 @@ function holdingsOf(view: RingView, node: number): Evidence {
 }
 
 /** Of a process that came back without its memory, in the view in which it went. */
-const afterRestart = (view: RingView): Evidence =>
+const afterRestart = (view: RingView): Claims =>
   view.view === 1 ? { bound: null, committed: 0, losses: [], held: [[], [], []] } : holdingsOf(view, 2);
 
 /** Memberships whose messages arrive at once, disks never fail, and installs end at once. */
 class Ring {
   readonly nodes = new Map<number, Membership>();
   readonly cut = new Set<number>();
+  /** Pairs of nodes between which nothing passes. */
+  readonly cutLines: (readonly [number, number])[] = [];
   readonly out = new Map<number, MembershipOutput[]>();
   #queue: { readonly from: number; readonly to: number; readonly view: number; readonly message: MembershipMessage }[] =
     [];
@@ -40,7 +43,7 @@ class Ring {
 
   add(node: number, self: Candidate, changes: Partial<MembershipInit>): Membership {
     const view = changes.view ?? madeView(3);
-    const holdings = (of: RingView): Evidence => holdingsOf(of, node);
+    const holdings = (of: RingView): Claims => holdingsOf(of, node);
     const made = new Membership({ self, node, view, vote: null, isMember: true, replicas: 1, holdings, ...changes });
     this.nodes.set(node, made);
     this.out.set(node, []);
@@ -52,6 +55,7 @@ class Ring {
     for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
       const { from, to, view, message } = next;
       if (this.cut.has(from) || this.cut.has(to) || !this.nodes.has(to)) continue;
+      if (from !== to && this.cutLines.some((line) => line.includes(from) && line.includes(to))) continue;
       this.#apply(to, { kind: "message", from, view, message, nowMs: this.#nowMs });
     }
   }
@@ -76,7 +80,7 @@ class Ring {
 
   suspect(suspected: readonly number[], dead: readonly number[] = []): void {
     for (const node of this.nodes.keys())
-      if (!this.cut.has(node)) this.give(node, { kind: "suspicions", suspected, dead });
+      if (!this.cut.has(node)) this.give(node, { kind: "suspicions", suspected, dead, severed: [] });
   }
 
   settle(): void {
@@ -158,6 +162,66 @@ test("who leaves goes at a step's end, and is told so", () => {
   ring.settle();
   ring.pass(3_000);
   expect(ring.members(0), "it does not ask to come back").toEqual([0, 2]);
+});
+
+test.each([
+  ["an end of it", [0]],
+  ["both ends", [0, 1]],
+])("a cut line puts one end out where %s tells it, until it is mended", (_, ends) => {
+  const ring = new Ring(3);
+  const sever = (): void => {
+    for (const end of ends) {
+      const isIn = ring.members(end).includes(end) && ring.members(end).includes(1 - end);
+      const severed = isIn ? [1 - end] : [];
+      ring.give(end, { kind: "suspicions", suspected: severed, dead: [], severed });
+    }
+  };
+  ring.cutLines.push([0, 1]);
+  sever();
+  ring.pass(1_000);
+  expect(ring.members(0)).toHaveLength(2);
+  expect(ring.members(0)).toContain(2);
+  const view = ring.nodes.get(2)!.view.view;
+  // Who is out asks to come back, and is not heard by all.
+  ring.settle();
+  sever();
+  ring.pass(5_000);
+  expect(ring.nodes.get(2)!.view.view, "no view changes in vain").toBe(view);
+  const out = ring.members(2).includes(0) ? 1 : 0;
+  // Where it has not noticed by itself, nothing is committed any more.
+  if (ends.length === 1) ring.give(out, { kind: "stalled" });
+  ring.pass(1_000);
+  expect(ring.nodes.get(out)!.describe()).toMatchObject({
+    phase: "outside",
+    waitsFor: `no line to node ${1 - out}`,
+  });
+  ring.cutLines.length = 0;
+  ring.pass(1_000);
+  expect(ring.members(0).toSorted((a, b) => a - b)).toEqual([0, 1, 2]);
+});
+
+test("a line that is cut for one end only costs one end, though both answer", () => {
+  const ring = new Ring(3);
+  ring.give(0, { kind: "suspicions", suspected: [1], dead: [], severed: [1] });
+  expect(ring.members(2)).toEqual([0, 2]);
+  expect(ring.nodes.get(2)!.view.removed).toEqual([{ node: 1, cause: "silent" }]);
+});
+
+test("what members of one view answered says nothing of the next one's", () => {
+  const [view, next] = [madeView(2), madeView(3, { view: 2 })];
+  const wish = { candidate: madeCandidate(7), heardBy: [0, 1, 2] };
+  const admission = new Admission();
+  admission.wished(view, 1, wish);
+  expect(admission.admissible(view, [])).toEqual([wish.candidate]);
+  admission.answered(0);
+  admission.adopt(next);
+  expect(admission.admissible(next, [])).toEqual([]);
+  expect(admission.heardBy).toEqual([]);
+  admission.wished(next, 1, wish);
+  expect(admission.admissible(next, []), "said of an older view").toEqual([]);
+  admission.wished(next, 2, { ...wish, heardBy: [0, 1] });
+  expect(admission.admissible(next, [])).toEqual([]);
+  expect(admission.admissible(next, [2]), "who is gone need not hear it").toEqual([wish.candidate]);
 });
 
 test("words of another view reach no handler", () => {

@@ -28,7 +28,13 @@ function draw(random: RandomStream): { readonly view: RingView; readonly answers
     const bound = node === 7 || random.nextBelow(3) === 0 ? null : 3 + random.nextBelow(3);
     return {
       node,
-      evidence: { bound, committed: random.nextBelow(3) === 0 ? 3 + random.nextBelow(3) : 0, losses: [], held },
+      evidence: {
+        bound,
+        committed: random.nextBelow(3) === 0 ? 3 + random.nextBelow(3) : 0,
+        losses: [],
+        held,
+        severed: [],
+      },
     };
   });
   return { view, answers };
@@ -122,7 +128,7 @@ describe.each([
 
 const whole = (node: number, bound: number | null, versions: readonly number[]): Answer => {
   const held = [0, 1, 2].map((layer) => versions.map((version) => ({ version, digest: digestOf(layer, version) })));
-  return { node, evidence: { bound, committed: 0, losses: [], held } };
+  return { node, evidence: { bound, committed: 0, losses: [], held, severed: [] } };
 };
 
 test("a spare for which no commit waits bounds nothing, and stays", () => {
@@ -131,6 +137,49 @@ test("a spare for which no commit waits bounds nothing, and stays", () => {
   expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])]).kind).toBe("wait");
   const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], none, [], 0);
   expect(proposal).toMatchObject({ kind: "view", view: { restoreStep: 2, removed: [] } });
+});
+
+test.each<readonly [string, readonly (readonly [number, number])[], readonly number[]]>([
+  ["of a cut line the end that is later on the ring goes", [[0, 1]], [1]],
+  ["whoever of the two tells it", [[3, 1]], [3]],
+  [
+    "told by both it is one line",
+    [
+      [0, 1],
+      [1, 0],
+      [1, 2],
+    ],
+    [1],
+  ],
+  [
+    "who has most goes first",
+    [
+      [0, 1],
+      [0, 2],
+      [0, 3],
+    ],
+    [0],
+  ],
+  [
+    "lines apart cost one end each",
+    [
+      [0, 1],
+      [2, 3],
+    ],
+    [1, 3],
+  ],
+  ["a line to who has not answered costs nobody else", [[0, 4]], [4]],
+])("%s", (_, lines, gone) => {
+  const view = madeView(5);
+  const answers = [0, 1, 2, 3].map((node) => {
+    const { evidence } = whole(node, 1, [1]);
+    const severed = lines.filter(([by]) => by === node).map(([, other]) => other);
+    const held = Array.from({ length: 5 }, (__, layer) => [{ version: 1, digest: digestOf(layer, 1) }]);
+    return { node, evidence: { ...evidence, held, severed } };
+  });
+  const proposal = nextView(view, answers, { joiners: [], leavers: [], map: null }, [], 2);
+  const removed = [...new Set([...gone, 4])].map((node) => ({ node, cause: "silent" }));
+  expect(proposal).toMatchObject({ kind: "view", view: { removed } });
 });
 
 test("an unknown joiner has the first number that nobody has had", () => {

@@ -1,0 +1,68 @@
+/**
+ * @file Who asks to be taken into the ring, and whether every member hears it: a line between a joiner and a member that is cut would put
+ * one of them out again, at once and for as long as it is cut. So a joiner asks every member, tells each who has answered, and is admitted
+ * when all have. What was answered in one view says nothing of the next one's members.
+ */
+import type { Candidate } from "./formation.ts";
+import type { RingView } from "./view.ts";
+
+export interface JoinWish {
+  readonly candidate: Candidate;
+  /** Members of the present view that it hears, and that hear it. */
+  readonly heardBy: readonly number[];
+}
+
+export class Admission {
+  /** By peer id. */
+  readonly #wishes = new Map<string, JoinWish>();
+  /** Of this node's own wish. */
+  readonly #heardBy = new Set<number>();
+
+  /** @param of the view whose members the wish speaks of */
+  wished(view: RingView, of: number, { candidate, heardBy }: JoinWish): void {
+    const known = view.members.find(({ peerId }) => peerId === candidate.peerId);
+    // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
+    if (known !== undefined && candidate.boot <= known.boot) return;
+    this.#wishes.set(candidate.peerId, { candidate, heardBy: of === view.view ? heardBy : [] });
+  }
+
+  /** Members whose process has come back without its memory. */
+  restarted({ members }: RingView): readonly number[] {
+    return members.filter(({ peerId }) => this.#wishes.has(peerId)).map(({ node }) => node);
+  }
+
+  /** Whom every member that is not gone hears. */
+  admissible({ members }: RingView, gone: readonly number[]): readonly Candidate[] {
+    const present = members.map(({ node }) => node).filter((node) => !gone.includes(node));
+    const isHeard = ({ heardBy }: JoinWish): boolean => present.every((node) => heardBy.includes(node));
+    return [...this.#wishes.values()].filter(isHeard).map(({ candidate }) => candidate);
+  }
+
+  adopt({ members }: RingView): void {
+    for (const { peerId } of members) this.#wishes.delete(peerId);
+    for (const [peerId, { candidate }] of this.#wishes) this.#wishes.set(peerId, { candidate, heardBy: [] });
+    this.#heardBy.clear();
+  }
+
+  /** A member has answered this node's wish. Returns whether that was new. */
+  answered(by: number): boolean {
+    const isNew = !this.#heardBy.has(by);
+    this.#heardBy.add(by);
+    return isNew;
+  }
+
+  get heardBy(): readonly number[] {
+    return [...this.#heardBy];
+  }
+
+  /** Of these members, who has not answered. */
+  deaf(members: readonly number[]): readonly number[] {
+    return members.filter((node) => !this.#heardBy.has(node));
+  }
+
+  /** For people. Null where nobody has answered at all: whether there is a ring is not known then. */
+  lackText(members: readonly number[]): string | null {
+    const deaf = this.deaf(members);
+    return deaf.length === 0 || deaf.length === members.length ? null : `no line to node ${deaf.join(", ")}`;
+  }
+}
