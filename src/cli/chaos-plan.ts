@@ -6,19 +6,25 @@ import { UsageError } from "../types/errors.ts";
 import { RandomPurpose, RandomStream } from "../types/random.ts";
 
 const KINDS = ["kill", "pair", "double", "first", "last", "founder", "writer", "leave", "restart"] as const;
-const PAUSE_SECONDS_MAX = 60;
+/** With how long, and how long it is where nothing is said. */
+const LASTING = { pause: 2, cut: 5 } as const;
+const SECONDS_MAX = 60;
 /** A second kill comes so soon after the first. */
 const DOUBLE_DELAY_MS_MAX = 500;
 
-/** `pause` with how long. */
 export type FaultKind =
-  { readonly name: (typeof KINDS)[number] } | { readonly name: "pause"; readonly seconds: number };
+  { readonly name: (typeof KINDS)[number] } | { readonly name: keyof typeof LASTING; readonly seconds: number };
 
 /** What is done to one node, so long after the fault began. */
 export interface Blow {
   readonly node: number;
   readonly delayMs: number;
-  readonly deed: "kill" | "leave" | { readonly pauseMs: number };
+  readonly deed:
+    | "kill"
+    | "leave"
+    | { readonly pauseMs: number }
+    /** Of the line to `other`, which is hit as well. */
+    | { readonly cutMs: number; readonly other: number };
 }
 
 /** Who can be hit, as a whole ring is now. */
@@ -47,18 +53,23 @@ export function parseFaults(text: string, nodes: number, replicas: number): read
 function parseFault(text: string): FaultKind {
   const name = KINDS.find((kind) => kind === text);
   if (name !== undefined) return { name };
-  const [, seconds] = /^pause:(\d{1,3}(?:\.\d{1,3})?)$/.exec(text === "pause" ? "pause:2" : text) ?? [];
-  if (seconds !== undefined && Number(seconds) > 0 && Number(seconds) <= PAUSE_SECONDS_MAX) {
-    return { name: "pause", seconds: Number(seconds) };
+  const [, lasting, given] = /^(pause|cut)(?::(\d{1,3}(?:\.\d{1,3})?))?$/.exec(text) ?? [];
+  if (lasting !== undefined) {
+    const seconds = Number(given ?? LASTING[lasting as keyof typeof LASTING]);
+    if (seconds > 0 && seconds <= SECONDS_MAX) return { name: lasting as keyof typeof LASTING, seconds };
   }
   throw new UsageError(
-    `--faults "${text}": one of ${KINDS.join(", ")}, pause:SECONDS (up to ${PAUSE_SECONDS_MAX}) is needed`,
+    `--faults "${text}": one of ${KINDS.join(", ")}, pause:SECONDS, cut:SECONDS (up to ${SECONDS_MAX}) is needed`,
     "use for example --faults kill,pause:2",
   );
 }
 
 export function faultText(kind: FaultKind): string {
-  return kind.name === "pause" ? `pause:${kind.seconds}` : kind.name;
+  return "seconds" in kind ? `${kind.name}:${kind.seconds}` : kind.name;
+}
+
+export function nodesHit({ node, deed }: Pick<Blow, "node" | "deed">): readonly number[] {
+  return typeof deed === "object" && "cutMs" in deed ? [node, deed.other] : [node];
 }
 
 /** The kind of fault `index`; each kind is as likely as the others. */
@@ -103,5 +114,7 @@ export function drawBlows(
       return nodes.map((node) => [{ node, delayMs: 0, deed: "leave" }]);
     case "pause":
       return [[{ node: victim, delayMs: 0, deed: { pauseMs: 1000 * kind.seconds } }]];
+    case "cut":
+      return [[{ node: victim, delayMs: 0, deed: { cutMs: 1000 * kind.seconds, other: next } }]];
   }
 }

@@ -6,7 +6,7 @@ import { existsSync, realpathSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { nowMs } from "../runtime/clock.ts";
 import { ask, runningNodes } from "../runtime/process-control.ts";
-import { drawBlows, drawKind, faultText, type Blow, type FaultKind, type Targets } from "./chaos-plan.ts";
+import { drawBlows, drawKind, faultText, nodesHit, type Blow, type FaultKind, type Targets } from "./chaos-plan.ts";
 import { askAll } from "./job-answers.ts";
 import { Launcher } from "./launcher.ts";
 import { formatSeconds, Progress } from "./progress.ts";
@@ -116,7 +116,7 @@ export class ChaosRun {
       const kind = drawKind(kinds, seed, index);
       for (const [round, blows] of drawBlows(kind, targets, seed, index).entries()) {
         if (round > 0 && (await this.#wholeFor(0)) === undefined) return this.#stuck(what);
-        what = `fault ${index + 1} (${faultText(kind)} of node ${blows.map(({ node }) => node).join(", ")})`;
+        what = `fault ${index + 1} (${faultText(kind)} of node ${blows.flatMap(nodesHit).join(", ")})`;
         await this.#strike(kind, blows);
       }
       const hitMs = nowMs();
@@ -186,10 +186,12 @@ export class ChaosRun {
       waitedMs = delayMs;
       const pid = this.#launcher.pids.get(node);
       if (pid === undefined || this.#isOver) continue;
-      delivered.push({ node, signalMs: nowMs() });
+      // Of a cut line either end may go: it is this fault that the ring goes on from.
+      delivered.push(...nodesHit({ node, deed }).map((hit) => ({ node: hit, signalMs: nowMs() })));
       if (deed === "kill") process.kill(pid, "SIGKILL");
       else if (deed === "leave") await this.#leave(node);
-      else await this.#pause(pid, deed.pauseMs);
+      else if ("pauseMs" in deed) await this.#pause(pid, deed.pauseMs);
+      else await this.#cut([node, deed.other], deed.cutMs);
     }
     if (delivered.length > 0) this.#faults.push({ kind: faultText(kind), step, blows: delivered });
   }
@@ -200,6 +202,21 @@ export class ChaosRun {
     await this.#wait(pauseMs);
     this.#paused.delete(pid);
     resume(pid);
+  }
+
+  async #cut([a, b]: readonly [number, number], cutMs: number): Promise<void> {
+    const [status] = await askAll(this.#entries);
+    for (const word of ["cut", "mend"] as const) {
+      for (const [end, other] of [
+        [a, b],
+        [b, a],
+      ]) {
+        const entry = this.#entries.find(({ node }) => node === end);
+        const peerId = status?.members.find(({ node }) => node === other)?.peerId;
+        if (entry !== undefined && peerId !== undefined) await ask(entry, `${word} ${peerId}`);
+      }
+      if (word === "cut") await this.#wait(cutMs);
+    }
   }
 
   /** It goes in order, and comes back. */

@@ -263,7 +263,7 @@ function addChaosCommand(program: Command): void {
     .action(async (options: Options) => run((await import("./chaos.ts")).chaos(options)));
 }
 
-const FAULT_KINDS = "kill, pair, double, pause:SECONDS, first, last, founder, writer, leave, restart";
+const FAULT_KINDS = "kill, pair, double, pause:SECONDS, cut:SECONDS, first, last, founder, writer, leave, restart";
 
 function addFolderCommands(program: Command): void {
   program

@@ -41,6 +41,21 @@ test(
 );
 
 test(
+  "a line between neighbours is cut and mended: the same bits, whether an end of it went or not",
+  async () => {
+    await using cli = new CommandLine();
+    const flags = ["-n", "3", ...SMALL, "--kills", "1", "--every", "0", "--faults", "cut:4"] as const;
+    const { code, stdout, stderr } = await cli.run("chaos", ...flags, "--out", "run", "--json");
+    expect(code, stderr).toBe(0);
+    const report = JSON.parse(stdout) as Report;
+    expect(report).toMatchObject({ isEqual: true, lostCommittedSteps: 0, faults: [{ kind: "cut:4" }] });
+    expect(report.faults[0]!.nodes).toHaveLength(2);
+    expect(stderr).toMatch(/fault 1 \(cut:4 of node \d, \d\) of 1/);
+  },
+  LIMIT_MS,
+);
+
+test(
   "interrupted, it ends in order and leaves nothing behind, a frozen node neither",
   async () => {
     await using cli = new CommandLine();

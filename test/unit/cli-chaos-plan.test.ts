@@ -12,9 +12,10 @@ const blowsOf = (text: string, seed: number, index: number) =>
 
 describe("parseFaults", () => {
   test("every kind prints as it is written", () => {
-    const text = "kill,pair,double,first,last,founder,writer,leave,restart,pause:0.2,pause:20";
+    const text = "kill,pair,double,first,last,founder,writer,leave,restart,pause:0.2,pause:20,cut:3";
     expect(parseFaults(text, 5, 2).map(faultText).join()).toBe(text);
     expect(parseFaults(" kill , pause ", 4, 1)).toEqual([{ name: "kill" }, { name: "pause", seconds: 2 }]);
+    expect(parseFaults("cut", 4, 1)).toEqual([{ name: "cut", seconds: 5 }]);
   });
 
   test.each([
@@ -24,6 +25,8 @@ describe("parseFaults", () => {
     ["pause:0", 1],
     ["pause:61", 1],
     ["pause:-1", 1],
+    ["cut:", 1],
+    ["cut:61", 1],
     ["kill", 0],
     ["pair", 1],
   ])("%j with %i replicas is refused", (text, replicas) => {
@@ -97,6 +100,14 @@ describe("what a fault does", () => {
     expect(blowsOf("restart", 1, 0).map((round) => round.map(({ node, deed }) => [node, deed]))).toEqual(
       TARGETS.nodes.map((node) => [[node, "leave"]]),
     );
+  });
+
+  test("a cut line is one between neighbours on the ring", () => {
+    for (let index = 0; index < 50; index += 1) {
+      const [[blow] = []] = blowsOf("cut:0.5", 3, index);
+      const place = TARGETS.nodes.indexOf(blow!.node);
+      expect(blow!.deed).toEqual({ cutMs: 500, other: TARGETS.nodes[(place + 1) % 5] });
+    }
   });
 
   test("a pause is as long as it was said", () => {
