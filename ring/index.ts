@@ -35,7 +35,7 @@ export type { Job } from "./runtime/messages.ts";
 export type { RunOutcome } from "./runtime/finish.ts";
 export { ownedBy, type RingView } from "./core/view.ts";
 export { checkSchedule } from "./core/schedule.ts";
-export { BASE_BYTES, CAN_SPLIT, firstCut, planNode, rangesOf, shapeOf } from "./runtime/segments.ts";
+export { BASE_BYTES, CAN_SPLIT, firstCut, layerBytes, planNode, rangesOf, shapeOf } from "./runtime/segments.ts";
 
 /** How a node comes into its ring. */
 export type RingRole =

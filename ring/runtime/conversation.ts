@@ -111,8 +111,8 @@ export class Conversation {
     const view = this.#view;
     const { tally, lateness: link, history, present } = this.#init;
     const { node, session, recovery } = present();
-    const copiesBytes = recovery?.bytesSent ?? 0;
-    const report = tally.report(source, defined(memberOf(view, node), "a member"), { session, copiesBytes, link });
+    const copies = recovery?.copiesTraffic ?? { sent: 0, received: 0 };
+    const report = tally.report(source, defined(memberOf(view, node), "a member"), { session, copies, link });
     this.announce({ kind: "report", completedSteps, report, recoveries: history.recoveries });
     const summary = await this.#bulletin.summary;
     if (view !== this.#view) return;

@@ -4,6 +4,7 @@
  */
 import type { Settings } from "../../src/config/settings.ts";
 import type { Transport } from "../../src/net/transport.ts";
+import type { NodeTraffic } from "../core/copies.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
 import { memberOf, peersOf, replicaHolders, type RingView } from "../core/view.ts";
 import { fetchLayers, Follower, type ReplicaInbox } from "./replicas.ts";
@@ -84,8 +85,12 @@ export class CopyStreams {
     this.#init.inbox.remove();
   }
 
-  /** In this view. */
-  get bytesSent(): number {
-    return this.#followers.reduce((sum, { follower }) => sum + follower.sent.bytes, 0);
+  /** In this view: gradients that left for copies and came for those here, and what each copy said it holds. */
+  get traffic(): NodeTraffic {
+    const ends = [...this.#followers.map(({ follower }) => follower.traffic), this.#init.inbox.traffic];
+    return {
+      sent: ends.reduce((sum, { sent }) => sum + sent, 0),
+      received: ends.reduce((sum, { received }) => sum + received, 0),
+    };
   }
 }

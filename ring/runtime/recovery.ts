@@ -10,6 +10,7 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { unreachable } from "../../src/types/assert.ts";
+import type { NodeTraffic } from "../core/copies.ts";
 import type { Candidate } from "../core/formation.ts";
 import { Keeper } from "../core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
@@ -231,8 +232,8 @@ export class Recovery {
     return this.#fence.gate();
   }
 
-  get bytesSent(): number {
-    return this.#copies.bytesSent;
+  get copiesTraffic(): NodeTraffic {
+    return this.#copies.traffic;
   }
 
   async close(): Promise<void> {

@@ -18,6 +18,7 @@ import {
   REPLICA_PART_BYTES_MAX,
   type FrameHeader,
 } from "../../src/wire/header.ts";
+import type { NodeTraffic } from "../core/copies.ts";
 import { appliedSchema, replicaHelloSchema } from "./control-messages.ts";
 import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
 
@@ -59,9 +60,8 @@ export class Follower {
     void this.#open();
   }
 
-  /** Bytes and messages that went out. */
-  get sent(): Link["sent"] {
-    return this.#link?.sent ?? { bytes: 0, messages: 0 };
+  get traffic(): NodeTraffic {
+    return trafficOf(this.#link === undefined ? [] : [this.#link]);
   }
 
   /** `layers` must stay as they are until every copy has told that it has the step. */
@@ -129,6 +129,13 @@ export class Follower {
       }
     }
   }
+}
+
+function trafficOf(links: readonly Link[]): NodeTraffic {
+  return {
+    sent: links.reduce((sum, { sent }) => sum + sent.bytes, 0),
+    received: links.reduce((sum, { received }) => sum + received.bytes, 0),
+  };
 }
 
 /** A view's copies at this node, as they are installed. */
@@ -219,6 +226,11 @@ export class ReplicaInbox {
 
   #send(link: Link | undefined, applied: Applied): void {
     link?.send({ kind: FrameKind.applied, step: applied.version }, encodeMessage(applied)).catch(() => {});
+  }
+
+  /** Of the streams of those whose layers are copied here. */
+  get traffic(): NodeTraffic {
+    return trafficOf([...this.#owners.values()]);
   }
 
   async #copiesOf(view: number): Promise<Copies | undefined> {

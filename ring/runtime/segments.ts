@@ -10,6 +10,7 @@ import { parameterCount, parseModel } from "../../src/nn/spec.ts";
 import { parseOptimizer } from "../../src/optim/optimizers.ts";
 import { planOn } from "../../src/runtime/compute-thread.ts";
 import { UsageError } from "../../src/types/errors.ts";
+import { copiedBy } from "../core/copies.ts";
 import { EVALUATION_PLACES } from "../core/evaluation.ts";
 import type { SegmentMap } from "../core/segment-map.ts";
 import { bestPartition, type LayerRange } from "../core/partition.ts";
@@ -112,30 +113,33 @@ function leastBytes(settings: Settings, cut: readonly LayerRange[], nodes: numbe
   return Math.max(...needs);
 }
 
+/** What bytes of layers follow from. */
+type SizeSettings = Pick<Settings, "model" | "replicas" | "nodes"> & { readonly optimizer: string };
+
 /** Of each layer, what its owner holds: parameters, optimizer state, gradient; for its replicas the version and the gradient before. */
-export function ownBytes(settings: Settings): readonly number[] {
+export function ownBytes(settings: SizeSettings): readonly number[] {
   return arraysOf(settings, (state) => (settings.replicas > 0 ? 2 * (state + 1) : state + 1));
 }
 
 /** The same with the copies that an equal neighbour's layers ask for: two versions and a gradient each. */
-export function layerBytes(settings: Settings): readonly number[] {
+export function layerBytes(settings: SizeSettings): readonly number[] {
   const own = ownBytes(settings);
   const copy = arraysOf(settings, (state) => 2 * state + 1);
   return own.map((bytes, layer) => bytes + effectiveReplicas(settings, settings.nodes) * copy[layer]!);
 }
 
 /** A layer as it travels: parameters and optimizer state. */
-export function movedBytes(settings: Settings): readonly number[] {
+export function movedBytes(settings: SizeSettings): readonly number[] {
   return arraysOf(settings, (state) => state);
 }
 
 /** @param count of arrays of the layer's size, from how many its state has */
-function arraysOf({ model, optimizer }: Settings, count: (state: number) => number): readonly number[] {
+function arraysOf({ model, optimizer }: SizeSettings, count: (state: number) => number): readonly number[] {
   const arrays = count(1 + parseOptimizer(optimizer).stateNames.length);
   return parseModel(model).layers.map((layer) => 4 * arrays * parameterCount(layer));
 }
 
-const effectiveReplicas = ({ replicas }: Settings, nodes: number): number => Math.min(replicas, nodes - 1);
+const effectiveReplicas = ({ replicas }: SizeSettings, nodes: number): number => Math.min(replicas, nodes - 1);
 
 /** What a memory limit leaves for tensors; null without one. */
 export function layersCapBytes({ memoryLimit }: Settings): number | null {
@@ -182,8 +186,7 @@ function sizesOf(settings: Settings, engine: EngineKind, cut: readonly LayerRang
   const replicas = effectiveReplicas(settings, nodes);
   const sizeWith = (slots: number): number =>
     ranges.reduce((sum, layers) => sum + planOn(engine, segmentOf(settings, layers, slots), replicas > 0).sizeBytes, 0);
-  const predecessors = Array.from({ length: replicas }, (_, index) => (node - 1 - index + nodes) % nodes);
-  const copies = predecessors.flatMap((predecessor) => rangesOf(cut, nodes, predecessor));
+  const copies = copiedBy(node, nodes, replicas).flatMap((predecessor) => rangesOf(cut, nodes, predecessor));
   const copiesBytes = copies.reduce((sum, layers) => sum + replicaSizeBytes(replicaOf(settings, layers)), 0);
   const ownedBytes = sizeWith(0);
   const fixedBytes = ownedBytes + copiesBytes;

@@ -3,6 +3,7 @@ import type { Settings } from "../../src/config/settings.ts";
 import type { Lateness } from "../../src/net/shaped.ts";
 import type { NodeReport } from "../../src/metrics/summary.ts";
 import { threadCpuMs } from "../../src/runtime/process-sample.ts";
+import type { NodeTraffic } from "../core/copies.ts";
 import type { RingMember, RingView } from "../core/view.ts";
 import { neighboursOf, type EdgeCounters } from "./edges.ts";
 import { nodeReport, type ReportSource } from "./report.ts";
@@ -32,16 +33,16 @@ export class Tally {
     this.#ended = sum(this.#ended, counters);
   }
 
-  /** @param copiesBytes sent to those that keep copies */
+  /** @param copies bytes on the streams of copies */
   report(
     source: ReportSource,
     member: RingMember,
-    { session, copiesBytes, link }: { session: Session | undefined; copiesBytes: number; link: Lateness | null },
+    { session, copies, link }: { session: Session | undefined; copies: NodeTraffic; link: Lateness | null },
   ): NodeReport {
     const counters = session === undefined ? this.#ended : sum(this.#ended, session.counters);
     return nodeReport(source, {
       ...{ member, settings: this.#settings, neighbours: this.#neighbours, link },
-      counters: { ...counters, bytesSent: counters.bytesSent + copiesBytes },
+      counters: sum(counters, { bytesSent: copies.sent, bytesReceived: copies.received, messagesSent: 0 }),
       communicationCpuMs: threadCpuMs() - this.#startedCpuMs,
     });
   }

@@ -2,23 +2,20 @@
  * @file The summary of a simulation: the fields of a real run's, in milliseconds with a model and in units without. What a
  * simulation does not have, such as a loss, is null.
  */
+import type { Settings } from "../../src/config/settings.ts";
 import { addTimes, idlePercent, noTime, wallOf, type TimeSplit } from "../../src/metrics/accounting.ts";
 import { median } from "../../src/metrics/summary.ts";
-import { HEADER_BYTES } from "../../src/wire/header.ts";
+import { parseModel } from "../../src/nn/spec.ts";
+import { HEADER_BYTES, REPLICA_PART_BYTES_MAX } from "../../src/wire/header.ts";
 import { defined } from "../../src/types/assert.ts";
+import { copyTraffic, type NodeTraffic } from "../core/copies.ts";
 import { idleFormula } from "../core/schedule.ts";
 import { rangesOf } from "../runtime/segments.ts";
 import { dryRunIdle } from "./dry-run.ts";
 import { steadyTime, wholeTime, type BusyTime } from "./idle.ts";
-import type { SimulationPlan } from "./plan.ts";
+import { parametersOf, type ModelFacts, type SimulationPlan } from "./plan.ts";
 import type { SimulationSettings } from "./settings.ts";
 import type { NodeOutcome, SimulationOutcome } from "./simulator.ts";
-
-/** Bytes and messages of one node in one step. */
-interface Traffic {
-  readonly sent: number;
-  readonly received: number;
-}
 
 const LABEL_BYTES = 4;
 
@@ -31,7 +28,7 @@ export function summarize(
   const nodes = outcome.nodes.map((node, index) => nodeTimes(node, index, plan));
   const whole = nodes.reduce((sum, { times }) => addTimes(sum, times), noTime);
   const steady = nodes.reduce((sum, { steadyTimes }) => addTimes(sum, steadyTimes), noTime);
-  const traffic = model === null ? null : trafficOf(plan, run.batch);
+  const traffic = model === null ? null : trafficOf(plan, model, run);
   const wallMs = wallOf(defined(nodes[0], "a node").times);
   // A simulation of nothing but costs is its own dry run, and a large one takes its time.
   const isDryRun = units?.hopLatency === 0 && plan.jitter === 0 && run.steps >= 3;
@@ -106,18 +103,34 @@ function stepMedian({ stepStarts }: NodeOutcome, wall: number): number {
   return periods.length === 0 ? wall : median(periods);
 }
 
-/** Activations and gradients between the stages, and a step's labels from the first node to the last. */
-function trafficOf({ shape, model }: SimulationPlan, batch: number): readonly Traffic[] {
+/**
+ * Activations and gradients between the stages, a step's labels from the first node to the last, and its gradients to copies. The frames by
+ * which copies tell what they hold are as many as the nodes, and small.
+ */
+function trafficOf({ shape }: SimulationPlan, model: ModelFacts, run: Settings): readonly NodeTraffic[] {
   const { nodes, microBatches } = shape;
-  const traffic = Array.from({ length: nodes }, () => ({ sent: 0, received: 0 }));
+  const nodeBytes = Array.from({ length: nodes }, (_, node) => gradientBytes(model, nodes, node));
+  const traffic = copyTraffic(nodeBytes, run.replicas).map((each) => ({ ...each }));
   const carry = (from: number, to: number, bytes: number): void => {
     defined(traffic[from % nodes], "a node").sent += bytes;
     defined(traffic[to % nodes], "a node").received += bytes;
   };
-  for (const [stage, bytes] of (model?.messageBytes ?? []).entries()) {
+  for (const [stage, bytes] of model.messageBytes.entries()) {
     carry(stage, stage + 1, microBatches * bytes);
     carry(stage + 1, stage, microBatches * bytes);
   }
-  if (nodes > 1) carry(0, nodes - 1, LABEL_BYTES * batch + HEADER_BYTES);
+  if (nodes > 1) carry(0, nodes - 1, LABEL_BYTES * run.batch + HEADER_BYTES);
   return traffic;
+}
+
+/** Of a node's accumulated gradient as it goes to one copy: in parts, layer by layer, and a frame that ends it. */
+function gradientBytes({ text, cut }: ModelFacts, nodes: number, node: number): number {
+  const { layers } = parseModel(text);
+  const frames = rangesOf(cut, nodes, node).flatMap((range) =>
+    layers.slice(...range).map((layer) => {
+      const bytes = 4 * parametersOf([layer]);
+      return bytes + HEADER_BYTES * Math.ceil(bytes / REPLICA_PART_BYTES_MAX);
+    }),
+  );
+  return frames.reduce((sum, bytes) => sum + bytes, HEADER_BYTES);
 }

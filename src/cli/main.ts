@@ -55,7 +55,7 @@ function addPlanCommand(program: Command): void {
     .option("--json", "every number as JSON")
     .addHelpText(
       "after",
-      "\nWithout --link: 1gbit,0.2ms.\n\nExample:\n  ringtmp plan -n 8 --link 100mbit,5ms --speed 20GFLOP/s --memory 512MiB",
+      "\nWithout --link: 1gbit,0.2ms. The ring's bytes, memory and time include\nthose of its copies (--replicas).\n\nExample:\n  ringtmp plan -n 8 --link 100mbit,5ms --speed 20GFLOP/s --memory 512MiB",
     )
     .action(async (options: Options) => run((await import("./plan.ts")).plan(options)));
 }

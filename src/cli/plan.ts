@@ -8,7 +8,7 @@ import { makePlan, type Plan } from "../plan/plan.ts";
 import type { Scenario } from "../plan/scenario.ts";
 import { planText } from "../plan/text.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
-import { MESSAGE_US, OPERATION_US } from "./estimate.ts";
+import { MESSAGE_US, OPERATION_US, UPDATES } from "./estimate.ts";
 import { givenValues } from "./training-flags.ts";
 
 type Options = Readonly<Record<string, unknown>>;
@@ -19,7 +19,7 @@ const SERVERS_MAX = 1024;
 
 export async function plan(options: Options): Promise<number> {
   const settings = parseSettings({ ...givenValues(options), system: "ring" });
-  const { model, batch, microBatches, optimizer, nodes, laps, schedule, engine } = settings;
+  const { model, batch, microBatches, optimizer, nodes, laps, replicas, schedule, engine } = settings;
   const given = {
     speed: textOf(options["speed"]) ?? settings.pace,
     link: settings.link,
@@ -27,12 +27,13 @@ export async function plan(options: Options): Promise<number> {
   };
   const link = parseLink(given.link ?? LINK_DEFAULT);
   const scenario: Scenario = {
-    ...{ batch, microBatches, optimizer, nodes, laps },
+    ...{ batch, microBatches, optimizer, nodes, laps, replicas },
     model: parseModel(model),
     kernels: loadKernels(engine === "auto" ? "wasm" : engine, new EngineMemory(0).memory),
     servers: serversOf(textOf(options["servers"])),
     flopsPerMs: 1e6 * speedOf(given.speed ?? SPEED_DEFAULT),
     link: { rateBytesPerMs: link.rateBytesPerMs ?? Infinity, latencyMs: link.latencyMs },
+    updates: UPDATES,
     ...{ operationMs: OPERATION_US / 1000, messageMs: MESSAGE_US / 1000 },
     memoryBytes: given.memory === null ? null : memoryOf(given.memory),
   };

@@ -1,6 +1,6 @@
 /**
  * @file Every closed formula of a plan, each with its source. `W` bytes of the parameters, `N` workers, `S` servers, `p` nodes of the
- * ring, `v` laps, `m` micro-batches, `B` samples of a step, `d` numbers between two stages for a sample, `O` numbers that the
+ * ring, `v` laps, `r` copies of each segment, `m` micro-batches, `B` samples of a step, `d` numbers between two stages for a sample, `O` numbers that the
  * optimizer keeps for a parameter. Bytes are payload: an 80-byte header goes before each message and is not counted.
  *
  * | system | sent in all, a step | by the busiest node | source |
@@ -9,7 +9,7 @@
  * | server, co-located | 2(N-1)W | (N+S-2)W/S | the same; a worker's share on its own node is no message |
  * | all-reduce | 2(N-1)W | 2(N-1)W/N | Patarasu and Yuan 2009, section 3: the least that is possible |
  * | FSDP | 3(N-1)W | 3(N-1)W/N | Rajbhandari 2020 (ZeRO), section 7.2.2: two gathers and a scatter |
- * | ring | (2d(pv-1)+1)·4B | up to 2·4Bdv | an activation and its gradient over each boundary; labels, one hop |
+ * | ring | (2d(pv-1)+1)·4B + rW | up to 2·4Bdv + rW/p | an activation and its gradient over each boundary; labels, one hop; copies |
  *
  * | system | parameters | gradients | optimizer | source |
  * | --- | --- | --- | --- | --- |
@@ -17,12 +17,18 @@
  * | server | W/S | W/S | OW/S | the same; the sum of the workers' gradients is held until the last came |
  * | all-reduce, one process | W | W | OW | |
  * | FSDP | W/N + two neighbouring layers | W/N + one layer | OW/N | ZeRO, section 5.3; Zhao 2023, section 3.3: one layer ahead |
- * | ring | its own layers' | the same | O times that | |
+ * | ring, r = 0 | W/p | W/p | OW/p | its own layers only |
+ * | ring, r > 0 | 2W/p + 2rW/p | 2W/p + rW/p | 2OW/p + 2rOW/p | `ringStateMemory` |
+ *
+ * Copies (`ring/README.md`, Versions): an owner sends its accumulated gradient, as large as its parameters, to `r` successors once a
+ * step: W/p to each, rW from all. It waits for all of them to have a version before it makes the next but one, so it holds two versions of
+ * parameters and optimizer state, and the gradient on its way beside the one that sums up. A copy is two versions and the gradient that arrived.
  *
  * Times: of a pipeline, `pipelineStep`; of the data-parallel systems, the critical path in `overlap.ts`.
  */
+import { copiedBy, copyTraffic, type NodeTraffic } from "../../ring/core/copies.ts";
 import { idleFormula, type ScheduleShape } from "../../ring/core/schedule.ts";
-import { NUMBER_BYTES, sum } from "./scenario.ts";
+import { NUMBER_BYTES, sum, type UpdateSpeed } from "./scenario.ts";
 
 /** Payload bytes of a step. */
 export interface Traffic {
@@ -56,20 +62,34 @@ export function shardedTraffic(bytes: number, workers: number): Traffic {
   return balanced(3 * (workers - 1) * bytes, (3 * (workers - 1) * bytes) / workers);
 }
 
-/** @param widths numbers that one sample has between two stages, in order: one fewer than there are stages */
-export function ringTraffic(widths: readonly number[], nodes: number, batch: number): Traffic {
-  if (nodes === 1) return balanced(0, 0);
+/**
+ * What each node carries for one sample: activations, their gradients, a label.
+ * @param widths numbers that one sample has between two stages, in order: one fewer than there are stages
+ */
+export function sampleTraffic(widths: readonly number[], nodes: number): readonly NodeTraffic[] {
   const sent = Array<number>(nodes).fill(0);
   const received = Array<number>(nodes).fill(0);
   const carry = (from: number, to: number, width: number): void => {
-    sent[from % nodes]! += NUMBER_BYTES * batch * width;
-    received[to % nodes]! += NUMBER_BYTES * batch * width;
+    // What goes to the node itself is no message.
+    if (nodes === 1) return;
+    sent[from % nodes]! += NUMBER_BYTES * width;
+    received[to % nodes]! += NUMBER_BYTES * width;
   };
   for (const [stage, width] of widths.entries()) {
     carry(stage, stage + 1, width);
     carry(stage + 1, stage, width);
   }
   carry(0, nodes - 1, 1);
+  return sent.map((bytes, node) => ({ sent: bytes, received: received[node]! }));
+}
+
+/**
+ * Of a step: that of its samples, and what copies take whatever the batch.
+ * @param copies `copyTraffic`
+ */
+export function ringTraffic(sample: readonly NodeTraffic[], batch: number, copies: readonly NodeTraffic[]): Traffic {
+  const sent = sample.map((each, node) => batch * each.sent + copies[node]!.sent);
+  const received = sample.map((each, node) => batch * each.received + copies[node]!.received);
   return {
     totalBytes: sum(sent),
     busiestNodeBytes: Math.max(...sent.map((bytes, node) => bytes + received[node]!)),
@@ -78,11 +98,20 @@ export function ringTraffic(widths: readonly number[], nodes: number, batch: num
 }
 
 /**
- * Samples of a step below which no node of a ring sends more than one of all-reduce: 2·4Bdv < 2W(N-1)/N.
- * @param sampleBytes what the ring's busiest link carries for one sample
+ * Samples of a step below which no node of a ring sends or receives more than one of all-reduce: for equal nodes 2·4Bdv + rW/N <
+ * 2W(N-1)/N. Zero where the copies of one node alone are that much.
  */
-export function equalTrafficBatch(bytes: number, nodes: number, sampleBytes: number): number {
-  return allReduceTraffic(bytes, nodes).busiestLinkBytes / sampleBytes;
+export function equalTrafficBatch(
+  bytes: number,
+  sample: readonly NodeTraffic[],
+  copies: readonly NodeTraffic[],
+): number {
+  const limitBytes = allReduceTraffic(bytes, sample.length).busiestLinkBytes;
+  const batches = sample.flatMap(({ sent, received }, node) => [
+    (limitBytes - copies[node]!.sent) / sent,
+    (limitBytes - copies[node]!.received) / received,
+  ]);
+  return Math.max(0, Math.min(...batches));
 }
 
 /** What is shaped like the parameters, in bytes of one node. */
@@ -105,6 +134,28 @@ export function serverMemory(bytes: number, servers: number, states: number): St
   return wholeMemory(bytes / servers, states);
 }
 
+/**
+ * Of one node of a ring: without copies its own layers' once. With them its own twice (two versions; the gradient that sums up, the one on
+ * its way) and of each copy two versions and the gradient that arrived.
+ * @param nodeBytes of each node's parameters
+ */
+export function ringStateMemory(
+  nodeBytes: readonly number[],
+  node: number,
+  replicas: number,
+  states: number,
+): StateMemory {
+  const copied = copiedBy(node, nodeBytes.length, replicas);
+  const own = wholeMemory(nodeBytes[node]!, states);
+  if (copied.length === 0) return own;
+  const copiedBytes = sum(copied.map((owner) => nodeBytes[owner]!));
+  return {
+    parametersBytes: 2 * (own.parametersBytes + copiedBytes),
+    gradientsBytes: 2 * own.gradientsBytes + copiedBytes,
+    statesBytes: 2 * (own.statesBytes + states * copiedBytes),
+  };
+}
+
 /** @param layers bytes of each layer's parameters */
 export function shardedMemory(layers: readonly number[], workers: number, states: number): StateMemory {
   const own = wholeMemory(sum(layers) / workers, states);
@@ -115,6 +166,27 @@ export function shardedMemory(layers: readonly number[], workers: number, states
     gradientsBytes: own.gradientsBytes + Math.max(...layers),
     statesBytes: own.statesBytes,
   };
+}
+
+/** What copies add to a node's updates of a step, in milliseconds. */
+export interface CopyUpdates {
+  /** Keeping the own version before, and digesting the new one. */
+  readonly ownMs: number;
+  /** Of the copies that the node holds. */
+  readonly copiedMs: number;
+}
+
+/** @param nodeBytes of each node's parameters */
+export function copyUpdates(
+  nodeBytes: readonly number[],
+  replicas: number,
+  { plainMs, keptMs }: UpdateSpeed,
+): readonly CopyUpdates[] {
+  return copyTraffic(nodeBytes, replicas).map(({ received }, node) => ({
+    ownMs: replicas === 0 ? 0 : ((keptMs - plainMs) * nodeBytes[node]!) / NUMBER_BYTES,
+    // An update for each gradient that arrives, as large as its layers.
+    copiedMs: (keptMs * received) / NUMBER_BYTES,
+  }));
 }
 
 /** Messages that the busiest node of a ring sends and receives in a step: an activation and a gradient at each side of a stage. */

@@ -18,6 +18,7 @@ import {
   ringShape,
   ringStepMs,
   simulatedTasks,
+  type RingLayout,
 } from "./ring.ts";
 import { computeMs, layerWork, sum, type Scenario } from "./scenario.ts";
 import { systemsOf, type System, type SystemId } from "./systems.ts";
@@ -66,7 +67,7 @@ export interface Crossovers {
   /** Samples of a step, and bit rate, at which the ring and the better parameter server change places. */
   readonly batch: number | null;
   readonly rateBytesPerMs: number | null;
-  /** Samples of a step below which the ring's nodes send less than those of all-reduce; null for one node. */
+  /** Samples of a step below which the ring's nodes carry less than those of all-reduce: 0 where copies alone are as much; null for one node. */
   readonly equalTrafficBatch: number | null;
 }
 
@@ -109,7 +110,7 @@ export function makePlan(scenario: Scenario, schedule: ScheduleKind): Plan {
     ...{ cut, schedules: schedulesOf(scenario) },
     ringOverheadMs: ringOverheadMs(scenario, layout),
     imbalance: (Math.max(...work) * work.length) / sum(work),
-    crossovers: isSearched ? crossoversOf(scenario, systems) : "too large to search",
+    crossovers: isSearched ? crossoversOf(scenario, systems, layout) : "too large to search",
   };
 }
 
@@ -136,10 +137,13 @@ function idleOf(scenario: Scenario, nodes: number, stepMs: number): number {
 }
 
 export function withBetter(scenario: Scenario, resource: Resource, factor: number): Scenario {
-  const { link, flopsPerMs } = scenario;
+  const { link, flopsPerMs, updates } = scenario;
   switch (resource) {
     case "compute":
-      return { ...scenario, flopsPerMs: flopsPerMs * factor };
+      return {
+        ...{ ...scenario, flopsPerMs: flopsPerMs * factor },
+        updates: { plainMs: updates.plainMs / factor, keptMs: updates.keptMs / factor },
+      };
     case "link":
       return { ...scenario, link: { ...link, rateBytesPerMs: link.rateBytesPerMs * factor } };
     case "latency":
@@ -161,7 +165,7 @@ function schedulesOf(scenario: Scenario): readonly SchedulePrediction[] {
     const layout = ringLayout(scenario, schedule);
     const stepMs = ringStepMs(scenario, layout);
     const memory = ringMemory(scenario, layout);
-    const formula = ringFormula(scenario.link, layout);
+    const formula = ringFormula(scenario, layout);
     return {
       ...{ schedule, stepMs, formulaStepMs: formula?.step ?? null, formulaHasLatency: formula?.hasLatency ?? false },
       idlePercent: idleOf(scenario, scenario.nodes, stepMs),
@@ -182,7 +186,7 @@ function exists(scenario: Scenario, kind: ScheduleKind): boolean {
   }
 }
 
-function crossoversOf(scenario: Scenario, systems: readonly System[]): Crossovers {
+function crossoversOf(scenario: Scenario, systems: readonly System[], { sample, copies }: RingLayout): Crossovers {
   const { batch, link, nodes, model } = scenario;
   const ring = systems.find(({ id }) => id === "ring")!;
   const servers = systems.filter(({ id }) => id === "ps-dedicated" || id === "ps-co-located");
@@ -196,11 +200,10 @@ function crossoversOf(scenario: Scenario, systems: readonly System[]): Crossover
   const byBatch = crossing((factor) => ({ ...scenario, batch: batch * factor }));
   const isRated = Number.isFinite(link.rateBytesPerMs);
   const byRate = isRated ? crossing((factor) => withBetter(scenario, "link", factor)) : null;
-  const sent = ring.traffic(scenario).busiestLinkBytes;
   const modelBytes = sum(layerWork(model).map(({ bytes }) => bytes));
   return {
     batch: byBatch === null ? null : batch * byBatch,
     rateBytesPerMs: byRate === null ? null : link.rateBytesPerMs * byRate,
-    equalTrafficBatch: nodes === 1 ? null : equalTrafficBatch(modelBytes, nodes, sent / batch),
+    equalTrafficBatch: nodes === 1 ? null : equalTrafficBatch(modelBytes, sample, copies),
   };
 }

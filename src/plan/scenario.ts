@@ -1,6 +1,6 @@
 /**
  * @file What a plan is made for, and what follows from it for one sample and one layer. Nodes are equal; products are all of the
- * work that is counted (`src/nn/flops.ts`), so updates, message CPU and the data set's memory are not.
+ * work that is counted (`src/nn/flops.ts`), and what copies add to updates: plain updates, message CPU and the data set's memory are not.
  */
 import type { Kernels } from "../engine/contract.ts";
 import { operationFlops } from "../nn/flops.ts";
@@ -16,6 +16,14 @@ export interface LinkSpeed {
   readonly latencyMs: number;
 }
 
+/** Milliseconds of the optimizer for one parameter. */
+export interface UpdateSpeed {
+  /** In place. */
+  readonly plainMs: number;
+  /** With the version before copied aside and the new one digested, as owners and copies do where there are copies. */
+  readonly keptMs: number;
+}
+
 export interface Scenario {
   readonly model: ModelSpec;
   /** Samples of a step; may be a fraction where a search varies it. */
@@ -28,7 +36,10 @@ export interface Scenario {
   readonly nodes: number;
   readonly servers: number;
   readonly laps: number;
+  /** Copies of each of the ring's segments: fewer than there are nodes. */
+  readonly replicas: number;
   readonly flopsPerMs: number;
+  readonly updates: UpdateSpeed;
   readonly link: LinkSpeed;
   /** CPU of handing over one operation, and of one message at both ends together: in no prediction, but it is told. */
   readonly operationMs: number;

@@ -19,11 +19,12 @@ export interface Assumed {
 }
 
 export function planText(plan: Plan, scenario: Scenario, schedule: string, stated: Assumed): string {
-  const { model, optimizer, batch, microBatches, nodes, laps, memoryBytes } = scenario;
+  const { model, optimizer, batch, microBatches, nodes, laps, replicas, memoryBytes } = scenario;
   const memory = memoryBytes === null ? "no memory limit" : `${mebibytes(memoryBytes)} MiB of memory each`;
   return [
     ...wrap(`${model.text}: ${model.parameters} parameters, ${optimizer}, batch ${batch} in ${microBatches}`),
     ...wrap(`${nodes} ${nodes === 1 ? "node" : "nodes"} of ${stated.speed}, links ${stated.link}, ${memory}`),
+    ...wrap(`The ring's figures are with --replicas ${replicas}: ${copiesText(scenario)}`),
     "",
     ...systemTable(plan.systems, plan.winner),
     "",
@@ -38,13 +39,20 @@ export function planText(plan: Plan, scenario: Scenario, schedule: string, state
     "",
     ...crossoverLines(plan).flatMap(wrap),
     "",
-    ...ASSUMPTIONS.flatMap(wrap),
+    ...assumptions(scenario).flatMap(wrap),
   ].join("\n");
 }
 
-const ASSUMPTIONS = [
+function copiesText({ replicas, nodes }: Scenario): string {
+  if (replicas === 0) return nodes === 1 ? "one node has no copies." : "no copies, so no node may fail.";
+  return `${replicas === 1 ? "a copy" : `${replicas} copies`} of each segment, kept up to date every step.`;
+}
+
+const nanoseconds = (milliseconds: number): string => String(Number((1e6 * milliseconds).toPrecision(3)));
+
+const assumptions = ({ updates: { plainMs, keptMs } }: Scenario): readonly string[] => [
   "Predicted, not measured. ms: milliseconds a step once settled. MiB/step: payload sent by all nodes; busiest: sent and received by one node. idle: nodes that compute nothing, servers included. MiB/node: resident, of the fullest node.",
-  "Assumed: equal nodes with one compute thread and one full-duplex interface each (up --link holds each edge, not each interface, to the rate), as many nodes for every system, servers included; communication beside computation wherever the order of layers allows; products are all of the work; messages take no CPU; the data set takes no memory; data-parallel workers take their share in one pass.",
+  `Assumed: equal nodes with one compute thread and one full-duplex interface each (up --link holds each edge, not each interface, to the rate), as many nodes for every system, servers included; communication beside computation wherever the order of layers allows; products are all of the work, but for what copies add to the ring's updates (${nanoseconds(keptMs)} instead of ${nanoseconds(plainMs)} ns a parameter, and the copies' own); messages take no CPU; the data set takes no memory; data-parallel workers take their share in one pass.`,
 ];
 
 function systemTable(systems: readonly Prediction[], winner: Prediction | undefined): readonly string[] {
@@ -162,6 +170,9 @@ function crossoverLines({ crossovers }: Plan): readonly string[] {
     `Ring and parameter server change places at batch ${batch === null ? nowhere : significant(batch)}, at link rate ${rateBytesPerMs === null ? nowhere : bitRate(rateBytesPerMs)}.`,
   ];
   if (equalTrafficBatch === null) return lines;
+  if (equalTrafficBatch === 0) {
+    return [...lines, "The ring's copies alone are more than all-reduce's busiest link carries, at any batch."];
+  }
   return [
     ...lines,
     `The ring's busiest link carries less than all-reduce's below batch ${significant(equalTrafficBatch)}.`,

@@ -3,16 +3,18 @@
  * uses; the ring in virtual time.
  */
 import { describe, expect, test } from "vitest";
+import { copiedBy, copyTraffic } from "../../ring/core/copies.ts";
 import type { ScheduleKind, ScheduleShape } from "../../ring/core/schedule.ts";
 import { steadyTimes } from "../../ring/simulation/idle.ts";
 import { RingSimulator } from "../../ring/simulation/simulator.ts";
-import { planSegment } from "../../src/nn/layout.ts";
+import { planSegment, replicaSizeBytes } from "../../src/nn/layout.ts";
+import { parseOptimizer } from "../../src/optim/optimizers.ts";
 import {
-  allReduceTraffic, coLocatedTraffic, dedicatedTraffic, equalTrafficBatch, pipelineStep, ringMessages, ringTraffic,
-  serverMemory, shardedMemory, shardedTraffic, wholeMemory, workerMemory, type Traffic,
+  allReduceTraffic, coLocatedTraffic, dedicatedTraffic, equalTrafficBatch, pipelineStep, ringMessages, ringStateMemory,
+  ringTraffic, sampleTraffic, serverMemory, shardedMemory, shardedTraffic, wholeMemory, workerMemory, type Traffic,
 } from "../../src/plan/formulas.ts"; // prettier-ignore
 import { activationBytes, nodeMemory } from "../../src/plan/memory.ts";
-import { layerWork } from "../../src/plan/scenario.ts";
+import { layerWork, sum } from "../../src/plan/scenario.ts";
 import { scenarioOf } from "../helpers/plan-scenario.ts";
 
 /** Divisible by all that the tests divide it by. */
@@ -33,7 +35,7 @@ class Counter {
     const names = [...this.#sent.keys(), ...this.#received.keys()];
     const [sent, received] = [this.#sent, this.#received].map((counts) => names.map((name) => counts.get(name) ?? 0));
     return {
-      totalBytes: [...this.#sent.values()].reduce((sum, bytes) => sum + bytes, 0),
+      totalBytes: [...this.#sent.values()].reduce((total, bytes) => total + bytes, 0),
       busiestNodeBytes: Math.max(0, ...names.map((_, index) => sent![index]! + received![index]!)),
       busiestLinkBytes: Math.max(0, ...sent!, ...received!),
     };
@@ -113,20 +115,60 @@ describe("bytes", () => {
     }).run();
     counter.send("0", `${nodes - 1}`, 4 * batch);
     if (nodes > 1) for (const node of [0, nodes - 1]) messages[node]! += 1;
-    expect(ringTraffic(nodes === 1 ? [] : widths, nodes, batch)).toEqual(counter.traffic);
+    const sample = sampleTraffic(nodes === 1 ? [] : widths, nodes);
+    expect(ringTraffic(sample, batch, copyTraffic(Array<number>(nodes).fill(W), 0))).toEqual(counter.traffic);
     // Every node is counted with the labels that only two of them see.
     expect(ringMessages({ kind, nodes, laps, microBatches }) - Math.max(...messages)).toBeOneOf([0, 1]);
   });
 
-  test("a ring and all-reduce send the same at the batch where they are equal", () => {
-    const bytes = 4 * 1024 * 1024;
-    const sampleBytes = ringTraffic([512, 512, 512], 4, 1).busiestLinkBytes;
-    const batch = equalTrafficBatch(bytes, 4, sampleBytes);
-    expect(ringTraffic([512, 512, 512], 4, batch).busiestLinkBytes).toBeCloseTo(
-      allReduceTraffic(bytes, 4).busiestLinkBytes,
+  test.each([
+    [2, 1],
+    [4, 1],
+    [4, 2],
+    [5, 4],
+  ])("of a ring of %i nodes with %i copies: each owner's gradient to each of its successors", (nodes, replicas) => {
+    const nodeBytes = Array.from({ length: nodes }, (_, node) => W + 16 * node ** 2);
+    const batch = 6;
+    const widths = Array<number>(nodes - 1).fill(5);
+    const counter = new Counter();
+    for (const [stage, width] of widths.entries()) {
+      counter.send(`${stage}`, `${stage + 1}`, 4 * batch * width);
+      counter.send(`${stage + 1}`, `${stage}`, 4 * batch * width);
+    }
+    counter.send("0", `${nodes - 1}`, 4 * batch);
+    for (const [owner, bytes] of nodeBytes.entries()) {
+      for (let hop = 1; hop <= replicas; hop += 1) counter.send(`${owner}`, `${(owner + hop) % nodes}`, bytes);
+    }
+    const copies = copyTraffic(nodeBytes, replicas);
+    expect(ringTraffic(sampleTraffic(widths, nodes), batch, copies)).toEqual(counter.traffic);
+    expect(sum(copies.map(({ sent }) => sent))).toBe(replicas * sum(nodeBytes));
+    // Each node copies those that send to it.
+    const holders = nodeBytes.map((_, owner) =>
+      nodeBytes.keys().filter((node) => copiedBy(node, nodes, replicas).includes(owner)),
     );
-    // BASELINES: B·d·v < W(p-1)/p, here with labels and in bytes.
-    expect(batch).toBeCloseTo((bytes * 3) / 4 / (4 * 512), 0);
+    expect(holders.map((each) => each.toArray().length)).toEqual(Array(nodes).fill(replicas));
+  });
+
+  test.each([0, 1, 2, 3])(
+    "a ring with %i copies and all-reduce send the same at the batch where they are equal",
+    (replicas) => {
+      const bytes = 4 * 1024 * 1024;
+      const sample = sampleTraffic([512, 512, 512], 4);
+      const copies = copyTraffic(Array<number>(4).fill(bytes / 4), replicas);
+      const batch = equalTrafficBatch(bytes, sample, copies);
+      expect(ringTraffic(sample, batch, copies).busiestLinkBytes).toBeCloseTo(
+        allReduceTraffic(bytes, 4).busiestLinkBytes,
+      );
+      // BASELINES: B·d·v < W(p-1)/p, here with labels, in bytes, and less what copies take.
+      expect(batch).toBeCloseTo((bytes * (3 / 4 - replicas / 8)) / (4 * 512), 0);
+    },
+  );
+
+  test("copies of a node with nearly all parameters are more than all-reduce carries, at any batch", () => {
+    const nodeBytes = [1_000_000, 10, 10, 10];
+    const sample = sampleTraffic([5, 5, 5], 4);
+    expect(equalTrafficBatch(sum(nodeBytes), sample, copyTraffic(nodeBytes, 1))).toBeGreaterThan(0);
+    expect(equalTrafficBatch(sum(nodeBytes), sample, copyTraffic(nodeBytes, 2))).toBe(0);
   });
 });
 
@@ -137,7 +179,7 @@ describe("memory", () => {
     ["adam", 2],
   ])("with %s is that of the engine's layout", (optimizer, states) => {
     const scenario = scenarioOf({ model: "mlp:20-33-7", optimizer });
-    const bytes = layerWork(scenario.model).reduce((sum, layer) => sum + layer.bytes, 0);
+    const bytes = layerWork(scenario.model).reduce((total, layer) => total + layer.bytes, 0);
     const memory = nodeMemory(wholeMemory(bytes, states), activationBytes(scenario, [0, 2], 5, 3));
     const segment = {
       model: "mlp:20-33-7",
@@ -154,12 +196,49 @@ describe("memory", () => {
     const difference = layout.sizeBytes - (memory.totalBytes - memory.baseBytes);
     expect(difference).toBeGreaterThanOrEqual(0);
     expect(difference).toBeLessThan(64 * 2 * states + 1);
-    const parameters = layout.layers.reduce((sum, layer) => sum + 4 * layer.parameters.all.length, 0);
+    const parameters = layout.layers.reduce((total, layer) => total + 4 * layer.parameters.all.length, 0);
     expect(memory).toMatchObject({
       parametersBytes: parameters,
       gradientsBytes: parameters,
       statesBytes: states * parameters,
     });
+  });
+
+  test.each([
+    ["sgd", 1],
+    ["momentum", 2],
+    ["adam", 1],
+    ["adam", 3],
+  ])("of a ring's node with %s and %i copies is that of the layouts of segment and copies", (optimizer, replicas) => {
+    const text = "mlp:20-33-7-50-9";
+    const scenario = scenarioOf({ model: text, optimizer });
+    const nodeBytes = layerWork(scenario.model).map(({ bytes }) => bytes);
+    const { stateNames } = parseOptimizer(optimizer);
+    const common = { model: text, optimizer, rate: 1, seed: 0 };
+    for (const node of nodeBytes.keys()) {
+      const state = ringStateMemory(nodeBytes, node, replicas, stateNames.length);
+      const layers = [node, node + 1] as const;
+      const memory = nodeMemory(state, activationBytes(scenario, layers, 5, 3));
+      const segment = planSegment({ ...common, layers, rows: 5, slots: 3, batch: 5 }, scenario.kernels, true);
+      const copies = copiedBy(node, 4, replicas).map((owner) =>
+        replicaSizeBytes({ ...common, layers: [owner, owner + 1] }),
+      );
+      // Blocks begin at multiples of 64 bytes, and a copy has a digest and its accumulators, which take a few hundred.
+      const difference = segment.sizeBytes + sum(copies) - (memory.totalBytes - memory.baseBytes);
+      expect(difference).toBeGreaterThanOrEqual(0);
+      expect(difference).toBeLessThan(64 * 12 + 1024 * (1 + replicas));
+    }
+  });
+
+  test("of equal nodes' copies: two versions of 1 + r segments, gradients of 2 + r", () => {
+    for (const replicas of [1, 2, 3]) {
+      expect(ringStateMemory([W, W, W, W], 2, replicas, 2)).toEqual({
+        parametersBytes: 2 * (1 + replicas) * W,
+        gradientsBytes: (2 + replicas) * W,
+        statesBytes: 4 * (1 + replicas) * W,
+      });
+    }
+    expect(ringStateMemory([W, 2 * W, W], 1, 0, 2)).toEqual(wholeMemory(2 * W, 2));
   });
 
   test("of workers and servers adds up to one optimizer in all", () => {

@@ -118,8 +118,14 @@ describe("a model", () => {
     expect(perNode.map((node) => node["layers"])).toEqual([[[0, 1]], [[1, 2]], [[2, 3]], [[3, 4]]]);
     expect(summary["parameters"]).toBe(4 * (100 * 100 + 100));
     // Six hops of eight micro-batches with headers, and the labels.
-    expect(summary["bytesPerStep"]).toBe(6 * 8 * (8 * 100 * 4 + 80) + 64 * 4 + 80);
-    expect(summary["busiestNodeBytesPerStep"]).toBe(4 * 8 * (8 * 100 * 4 + 80));
+    const messages = 6 * 8 * (8 * 100 * 4 + 80) + 64 * 4 + 80;
+    // Of each layer's gradient for its copy a frame, and one that ends it.
+    const gradient = 4 * (100 * 100 + 100) + 2 * 80;
+    expect(summary["bytesPerStep"]).toBe(messages + 4 * gradient);
+    expect(summaryOf({ ...model, replicas: 0 })["bytesPerStep"]).toBe(messages);
+    const { perNode: three } = summaryOf({ ...model, steps: 3, replicas: 3 });
+    expect(Number(three[1]!["bytesReceived"]) - Number(perNode[1]!["bytesReceived"])).toBe(3 * 2 * gradient);
+    expect(summary["busiestNodeBytesPerStep"]).toBe(4 * 8 * (8 * 100 * 4 + 80) + 2 * gradient);
     expect(summary["timeUnit"]).toBe("ms");
   });
 
