@@ -1,6 +1,6 @@
 /**
  * @file The mutation gate: each patch beside this file breaks the program in one way, and the tests that it names must notice. Run
- * as `npm run mutations`. A patch is a unified diff against the current sources below two header lines:
+ * as `npm run mutations`, or `npm run mutations -- view- recovery-` for those whose names begin so. A patch is a unified diff against the current sources below two header lines:
  *
  *     # breaks: what is broken, and what would come of it
  *     # tests: test/unit/a.test.ts test/unit/b.test.ts
@@ -119,5 +119,8 @@ class Gate {
 
 const seconds = (startMs: number): string => `${((performance.now() - startMs) / 1000).toFixed(1).padStart(5)} s`;
 
-const files = readdirSync(import.meta.dirname).filter((file) => file.endsWith(".patch"));
+const wanted = process.argv.length > 2 ? process.argv.slice(2) : [""];
+const files = readdirSync(import.meta.dirname).filter(
+  (file) => file.endsWith(".patch") && wanted.some((begin) => file.startsWith(begin)),
+);
 process.exitCode = await new Gate().run(files.toSorted().map(readMutation));
