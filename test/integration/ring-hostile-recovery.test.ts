@@ -193,7 +193,7 @@ test(
     const [founder, , attacker] = siege.transports;
     const [first, , liar] = siege.rings;
     const join = (changes: object) =>
-      membership({ kind: "join", candidate: { ...candidateOf(first!, 1), ...changes } });
+      membership({ kind: "join", candidate: { ...candidateOf(first!, 1), ...changes }, heardBy: [] });
     const cases: readonly [string, (link: Link) => void, string][] = [
       ["no JSON", (link) => send(link, { kind: FrameKind.control }, Buffer.from("{")), "a message is not JSON"],
       ["an unknown word", (link) => say(link, { say: "jump" }), "a message is malformed: say"],
