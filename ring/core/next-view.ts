@@ -34,7 +34,7 @@ export function nextView(
   dead: readonly number[],
   replicas: number,
 ): Proposal {
-  const restore = restoreFrom(old, answers);
+  const restore = restoreFrom(old, answers, dead);
   if (restore.kind === "wait") return restore;
   const able = answers
     .filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined)

@@ -160,6 +160,29 @@ test("who leaves goes at a step's end, and is told so", () => {
   expect(ring.members(0), "it does not ask to come back").toEqual([0, 2]);
 });
 
+test("what a node that was cut off kept beside the owner outlives the owner", () => {
+  const owned = madeView(3, { owners: [0], cut: [[0, 3]] });
+  const held = (versions: readonly number[], bound: number): Evidence => {
+    const copies = [0, 1, 2].map((layer) => versions.map((version) => ({ version, digest: digestOf(layer, version) })));
+    return { bound, committed: 2, losses: [], held: copies };
+  };
+  const ring = new Ring(3);
+  // The owner is a step further than its replica has told.
+  ring.add(0, madeCandidate(0), { view: owned, holdings: () => held([2, 3], 2) });
+  ring.add(1, madeCandidate(1), { view: owned, holdings: () => held([2], 2) });
+  ring.add(2, madeCandidate(2), { view: owned, holdings: () => held([], 2) });
+  ring.cut.add(1);
+  ring.suspect([1]);
+  ring.pass(1_000);
+  expect(ring.nodes.get(2)!.view).toMatchObject({ view: 2, restoreStep: 2, owners: [0] });
+  ring.cut.clear();
+  ring.cut.add(0);
+  ring.suspect([0], [0]);
+  ring.pass(2_000);
+  expect(ring.nodes.get(2)!.view).toMatchObject({ view: 3, restoreStep: 2, owners: [2] });
+  expect(ring.nodes.get(2)!.view.sources.map(({ holders }) => holders)).toEqual([[1], [1], [1]]);
+});
+
 test("words of another view reach no handler", () => {
   const view = madeView(3, { view: 5 });
   const ring = new Ring(3);
