@@ -24,6 +24,8 @@ import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 const REPEAT_MS = 150;
 /** How long a member that nobody suspects may take to answer: whether it is slow or gone is the detector's business. */
 const ANSWER_MS = 5_000;
+/** Who has not repeated for so long that it wants to join is gone. */
+const JOIN_MS = 1_000;
 /** After this time nobody counts any more on those who left earlier views. */
 const DEPARTED_MS = 5_000;
 
@@ -52,7 +54,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #ready = new Set<number>();
   #suspected: readonly number[] = [];
   #dead: readonly number[] = [];
-  #joiners = new Map<string, Candidate>();
+  #joiners = new Map<string, { readonly candidate: Candidate; readonly askedMs: number }>();
   #leavers = new Set<number>();
   #map: Wishes["map"] = null;
   #isSettled = false;
@@ -192,7 +194,8 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #hearJoin(candidate: Candidate): void {
     const known = this.#view.members.find(({ peerId }) => peerId === candidate.peerId);
     // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
-    if (known === undefined || candidate.boot > known.boot) this.#joiners.set(candidate.peerId, candidate);
+    if (known !== undefined && candidate.boot <= known.boot) return;
+    this.#joiners.set(candidate.peerId, { candidate, askedMs: this.#nowMs });
   }
 
   #hearReady(from: number, isAnswer: boolean): void {
@@ -288,10 +291,16 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     return [...restarted, ...this.#suspected.filter((node) => isMember(this.#view, node))];
   }
 
+  /** Who died while it waited would be a voter that no majority can count on. */
+  get #present(): readonly Candidate[] {
+    const joiners = [...this.#joiners.values()];
+    return joiners.flatMap(({ candidate, askedMs }) => (this.#nowMs - askedMs < JOIN_MS ? candidate : []));
+  }
+
   get #isChangeDue(): boolean {
     if (this.#agreement.isSealed || this.#isStalled || this.#gone.length > 0) return true;
     if (!this.#isSettled) return false;
-    return this.#joiners.size > 0 || this.#leavers.size > 0 || this.#map !== null;
+    return this.#present.length > 0 || this.#leavers.size > 0 || this.#map !== null;
   }
 
   /** Place among the voters that nobody suspects. */
@@ -353,7 +362,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   get #wishes(): Wishes {
     const leavers = [...this.#leavers];
     if (!this.#isSettled) return { joiners: [], leavers, map: null };
-    return { joiners: [...this.#joiners.values()], leavers, map: this.#map };
+    return { joiners: this.#present, leavers, map: this.#map };
   }
 
   #act(outputs: readonly AgreementOutput<RingView, Evidence>[]): void {

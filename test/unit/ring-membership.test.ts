@@ -160,6 +160,23 @@ test("who leaves goes at a step's end, and is told so", () => {
   expect(ring.members(0), "it does not ask to come back").toEqual([0, 2]);
 });
 
+test("who died while it waited to be taken in is not", () => {
+  const ring = new Ring(3);
+  ring.add(3, madeCandidate(3), {
+    isMember: false,
+    holdings: () => ({ bound: null, committed: 0, losses: [], held: [[], [], []] }),
+  });
+  ring.pass(500);
+  ring.cut.add(3);
+  ring.pass(1_000);
+  ring.settle();
+  ring.pass(1_000);
+  expect(ring.members(0)).toEqual([0, 1, 2]);
+  ring.cut.clear();
+  ring.pass(1_000);
+  expect(ring.members(0)).toEqual([0, 1, 2, 3]);
+});
+
 test("what a node that was cut off kept beside the owner outlives the owner", () => {
   const owned = madeView(3, { owners: [0], cut: [[0, 3]] });
   const held = (versions: readonly number[], bound: number): Evidence => {

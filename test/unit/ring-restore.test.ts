@@ -167,6 +167,13 @@ test("who has departed keeps only what a view was restored from", () => {
   expect(step([3, 4])).toBe(4);
 });
 
+test("of former voters that fill in those who have answered come first", () => {
+  const view = madeView(1, { departed: [madeMember(1), madeMember(2)], voters: [0, 1, 2], cut: [[0, 3]] });
+  const wishes = { joiners: [madeCandidate(3)], leavers: [], map: null };
+  const proposal = nextView(view, [whole(0, 1, [1]), whole(2, null, [])], wishes, [], 1);
+  expect(proposal.kind === "view" && proposal.view.voters).toEqual([0, 3, 2]);
+});
+
 test("an unknown joiner has the first number that nobody has had", () => {
   const view = madeView(2, {
     departed: [madeMember(5)],
