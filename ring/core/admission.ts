@@ -6,6 +6,9 @@
 import type { Candidate } from "./formation.ts";
 import type { RingView } from "./view.ts";
 
+/** Who has not repeated its wish for so long is gone. */
+const WISH_MS = 1_000;
+
 export interface JoinWish {
   readonly candidate: Candidate;
   /** Members of the present view that it hears, and that hear it. */
@@ -13,17 +16,17 @@ export interface JoinWish {
 }
 
 export class Admission {
-  /** By peer id. */
-  readonly #wishes = new Map<string, JoinWish>();
+  /** By peer id, with the time at which it was last said. */
+  readonly #wishes = new Map<string, JoinWish & { readonly askedMs: number }>();
   /** Of this node's own wish. */
   readonly #heardBy = new Set<number>();
 
   /** @param of the view whose members the wish speaks of */
-  wished(view: RingView, of: number, { candidate, heardBy }: JoinWish): void {
+  wished(view: RingView, of: number, { candidate, heardBy }: JoinWish, nowMs: number): void {
     const known = view.members.find(({ peerId }) => peerId === candidate.peerId);
     // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
     if (known !== undefined && candidate.boot <= known.boot) return;
-    this.#wishes.set(candidate.peerId, { candidate, heardBy: of === view.view ? heardBy : [] });
+    this.#wishes.set(candidate.peerId, { candidate, heardBy: of === view.view ? heardBy : [], askedMs: nowMs });
   }
 
   /** Members whose process has come back without its memory. */
@@ -31,16 +34,17 @@ export class Admission {
     return members.filter(({ peerId }) => this.#wishes.has(peerId)).map(({ node }) => node);
   }
 
-  /** Whom every member that is not gone hears. */
-  admissible({ members }: RingView, gone: readonly number[]): readonly Candidate[] {
+  /** Who still asks, and is heard by every member that is not gone: one that died meanwhile would be a voter on whom no majority can count. */
+  admissible({ members }: RingView, gone: readonly number[], nowMs: number): readonly Candidate[] {
     const present = members.map(({ node }) => node).filter((node) => !gone.includes(node));
-    const isHeard = ({ heardBy }: JoinWish): boolean => present.every((node) => heardBy.includes(node));
-    return [...this.#wishes.values()].filter(isHeard).map(({ candidate }) => candidate);
+    const wishes = [...this.#wishes.values()].filter(({ askedMs }) => nowMs - askedMs < WISH_MS);
+    const heard = wishes.filter(({ heardBy }) => present.every((node) => heardBy.includes(node)));
+    return heard.map(({ candidate }) => candidate);
   }
 
   adopt({ members }: RingView): void {
     for (const { peerId } of members) this.#wishes.delete(peerId);
-    for (const [peerId, { candidate }] of this.#wishes) this.#wishes.set(peerId, { candidate, heardBy: [] });
+    for (const [peerId, wish] of this.#wishes) this.#wishes.set(peerId, { ...wish, heardBy: [] });
     this.#heardBy.clear();
   }
 

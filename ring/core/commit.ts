@@ -51,6 +51,14 @@ export class CommitMachine implements Machine<CommitInput, CommitOutput> {
     return this.#frontier;
   }
 
+  /**
+   * The highest version that anybody can have committed: the token of it has passed this owner on its first lap; where the second lap begins,
+   * it has come back.
+   */
+  get bound(): number {
+    return this.#place === 0 ? this.#frontier : this.#sent;
+  }
+
   /** Of whom this owner waits for: itself and its replicas, and the token. For people. */
   describe() {
     const next = this.#frontier + 1;

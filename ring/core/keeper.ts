@@ -52,13 +52,16 @@ export class Keeper implements Machine<KeeperInput, KeeperOutput> {
     this.#reported = reported;
   }
 
-  /** For the end of a view. `bound`: the newest version of which this node holds everything that it is to hold, if there is any. */
+  /** For the end of a view. `bound`: as far as this node knows; null where it does not hold everything that it is to hold. */
   evidence(view: RingView): Claims {
     const due = [...this.#own, ...this.#copies.map(({ layers }) => layers)];
     const isCurrent = this.#view?.view === view.view;
+    const newest = isCurrent && due.length > 0 ? this.#holdings.newestOf(due) : undefined;
     const losses = [...this.#losses.values()].slice(-LOSSES_MAX);
+    const told = this.#commit?.bound ?? Infinity;
     return {
-      bound: isCurrent && due.length > 0 ? (this.#holdings.newestOf(due) ?? null) : null,
+      // What a view was restored from may have been committed before it.
+      bound: newest === undefined ? null : Math.max(Math.min(newest, told), view.restoreStep),
       committed: Math.max(this.#reported, this.frontier),
       losses,
       held: this.#holdings.held(view.cut.at(-1)![1]),

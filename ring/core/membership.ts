@@ -158,7 +158,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   /** The one gate: what speaks of another view than this node's reaches no handler. */
   #message(from: number, view: number, message: MembershipMessage): void {
     if (message.kind === "decided") return this.#adopt(message.value);
-    if (message.kind === "join") this.#admission.wished(this.#view, view, message);
+    if (message.kind === "join") this.#admission.wished(this.#view, view, message, this.#nowMs);
     if (view < this.#view.view) return this.#send([from], { kind: "decided", value: this.#view });
     if (view > this.#view.view) return this.#send([from], { kind: "behind" });
     switch (message.kind) {
@@ -301,7 +301,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   }
 
   get #admissible(): readonly Candidate[] {
-    return this.#admission.admissible(this.#view, this.#gone);
+    return this.#admission.admissible(this.#view, this.#gone, this.#nowMs);
   }
 
   /** Place among the voters that nobody suspects. */

@@ -34,7 +34,7 @@ export function nextView(
   dead: readonly number[],
   replicas: number,
 ): Proposal {
-  const restore = restoreFrom(old, answers);
+  const restore = restoreFrom(old, answers, dead);
   if (restore.kind === "wait") return restore;
   const holding = answers.filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined);
   const able = withoutCutLines(nodesOf(old.members), holding);
@@ -51,7 +51,7 @@ export function nextView(
     view: old.view + 1,
     members,
     departed,
-    voters: votersOf(nodesOf(members), nodesOf(departed), old.voters),
+    voters: votersOf(nodesOf(members), nodesOf(departed), answeredFirst(old.voters, answers)),
     owners: map.owners,
     cut: map.cut,
     replicas: Math.min(replicas, members.length - 1),
@@ -82,6 +82,15 @@ function withoutCutLines(ring: readonly number[], answers: readonly Answer[]): r
 }
 
 const nodesOf = (members: readonly RingMember[]): readonly number[] => members.map(({ node }) => node);
+
+/**
+ * Who fills in must be there. 1. One member is left, and two have departed: one is dead, the other has answered. 2. A joiner is admitted, and
+ * dies as it is. 3. If the dead one were the third voter, nothing could be decided any more, though two that voted live.
+ */
+function answeredFirst(voters: readonly number[], answers: readonly Answer[]): readonly number[] {
+  const isHere = (node: number): boolean => answers.some((answer) => answer.node === node);
+  return [...voters.filter(isHere), ...voters.filter((node) => !isHere(node))];
+}
 
 function causeOf(
   node: number,

@@ -3,7 +3,7 @@
  * and it is taken only where nothing later can have been committed or told to a user, by the evidence of those who answered.
  * "The highest version a majority holds" would lose committed steps.
  */
-import { holdsLayers, type LayerSource, type RingView, type StepLoss } from "./view.ts";
+import { holdsLayers, isMember, peersOf, type LayerSource, type RingView, type StepLoss } from "./view.ts";
 
 /** A version of a layer at one node. */
 export interface HeldVersion {
@@ -16,7 +16,7 @@ export interface HeldVersion {
 export interface Evidence {
   /**
    * The highest version that can be committed in the view, as far as this node knows: a commit needs all members, so never more than it holds
-   * whole itself. Null where it is no member, or has lost its memory, and so bounds nothing.
+   * whole itself, nor more than its replicas have told. Null where it is no member, or has lost its memory, and so bounds nothing.
    */
   readonly bound: number | null;
   /** The highest version that it knows to be committed, or has told to a user. */
@@ -43,8 +43,11 @@ export type Restore =
   /** More must answer first. `missing`: layers of which nobody who answered has a copy that may be used. */
   | { readonly kind: "wait"; readonly missing: readonly number[]; readonly reason: string };
 
-/** @param answers of different nodes, each sealed in `view` */
-export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore {
+/**
+ * @param answers of different nodes, each sealed in `view`
+ * @param dead of whom there is hard evidence: nobody will fetch from them
+ */
+export function restoreFrom(view: RingView, answers: readonly Answer[], dead: readonly number[]): Restore {
   const layers = view.cut.at(-1)![1];
   const copies = Array.from({ length: layers }, (_, layer) => copiesOf(layer, answers));
   // Idle spares bound nothing: the others commit without them.
@@ -58,7 +61,10 @@ export function restoreFrom(view: RingView, answers: readonly Answer[]): Restore
     ...known,
     ...(bounds.length > 0 ? [Math.min(...bounds, firstDisputed(view, answers) - 1)] : []),
   );
-  const best = safest(copies, least, view.replicas);
+  const absent = peersOf(view)
+    .map(({ node }) => node)
+    .filter((node) => !dead.includes(node) && answers.every((answer) => answer.node !== node));
+  const best = safest(view, copies, least, absent);
   // The origin is never lost: what only some have done since must not take its place.
   const isOriginSafer = best === undefined || best.copies < layers * (view.replicas + 1);
   if (view.sources.length === 0 && view.restoreStep >= least && isOriginSafer) {
@@ -89,9 +95,9 @@ function copiesOf(layer: number, answers: readonly Answer[]): Map<number, LayerS
 }
 
 /**
- * The first version of which members hold copies that differ: it was never committed, whoever holds it whole. 1. A bit flips in an owner's
- * copy of `v`. 2. Everybody updates; owner and replica differ at `v + 1`. 3. All members answer that they hold `v + 1` whole, and nothing
- * at or above that can be restored, though the owner never let it be committed: `v` must do.
+ * The first version of which members hold copies that differ: it was never committed, whoever holds it whole. 1. A bit flips in one replica's
+ * copy of `v`. 2. Everybody updates; two replicas differ at `v + 1`, and their owner, which never lets that be committed, dies. 3. All others
+ * answer that they hold `v + 1` whole, and nothing at or above that can be restored: `v` must do.
  */
 function firstDisputed(view: RingView, answers: readonly Answer[]): number {
   const digests = new Map<string, string>();
@@ -113,16 +119,27 @@ function firstDisputed(view: RingView, answers: readonly Answer[]): number {
  * The version, of those that every layer has, with the most copies, and of equals the newest. 1. A replica has done the update to `v + 1`, its
  * owner has not begun, nobody has committed it. 2. The view changes; the newest version that all layers have is `v + 1`, and all members drop
  * `v`, of which every layer had `replicas` + 1 copies. 3. The replica dies, and with it the only copy.
+ *
+ * Of equals that want copies the oldest, where somebody has not answered who may be alive: he holds what was committed, and no more is sure.
+ * 1. A replica is cut off, and its owner updates to `v + 1`. 2. The others restore `v + 1`, of which the owner has the only copy; when the replica
+ * hears of it, it drops `v`. 3. The owner dies before anybody has fetched what it holds, and no layer of a committed version is left.
  */
 function safest(
+  view: RingView,
   copies: readonly ReadonlyMap<number, LayerSource>[],
   least: number,
-  replicas: number,
+  absent: readonly number[],
 ): { readonly version: number; readonly copies: number } | undefined {
+  const enough = view.replicas + 1;
   const count = (version: number): number =>
-    copies.reduce((sum, copy) => sum + Math.min(copy.get(version)!.holders.length, replicas + 1), 0);
-  return [...(copies[0]?.keys() ?? [])]
+    copies.reduce((sum, copy) => sum + Math.min(copy.get(version)!.holders.length, enough), 0);
+  const [newest, ...others] = [...(copies[0]?.keys() ?? [])]
     .filter((version) => version >= least && copies.every((copy) => copy.has(version)))
     .map((version) => ({ version, copies: count(version) }))
-    .toSorted((a, b) => b.copies - a.copies || b.version - a.version)[0];
+    .toSorted((a, b) => b.copies - a.copies || b.version - a.version);
+  if (newest === undefined || newest.copies === copies.length * enough) return newest;
+  // Who has left the ring keeps what the view was restored from.
+  const mayHold = (version: number): boolean =>
+    absent.some((node) => holdsLayers(view, node) || (!isMember(view, node) && version === view.restoreStep));
+  return others.findLast((other) => other.copies === newest.copies && mayHold(other.version)) ?? newest;
 }

@@ -265,7 +265,8 @@ export class Faults {
     const left = peers.flatMap(({ process }) =>
       process === undefined || process.peer === without || nowMs < process.peer.silentUntilMs ? [] : [process],
     );
-    if (!left.some(({ isOutside }) => !isOutside)) return false;
+    // Where every member has lost its memory nobody knows what was committed last. Who was evicted may not have heard of it.
+    if (!left.some(({ peer, boot }) => isIn(checker.newest, peer, boot))) return false;
     const versions = new Set(left.flatMap(({ memory }) => memory.versionsOf(0)));
     const layers = Array.from({ length: scenario.layers }, (_, layer) => layer);
     return [...versions].some(
@@ -292,6 +293,9 @@ export class Faults {
       });
   }
 }
+
+const isIn = ({ members }: RingView, { peerId }: SimulatedPeer, boot: number): boolean =>
+  members.some((member) => member.peerId === peerId && member.boot === boot);
 
 /** While a view trains, others who have come further cannot know that its first version is the newest committed: the vault does not count. */
 function isHere({ memory, session }: RecoveryProcess, layer: number, version: number): boolean {

@@ -87,6 +87,8 @@ class CommitRing {
     } else if (output.kind === "frontier") {
       expect(output.version, "one by one").toBe(this.frontiers[node]! + 1);
       expect(output.version, "every holder has it").toBeLessThanOrEqual(this.#least);
+      for (const { bound } of this.#machines)
+        expect(bound, "nobody rules it out").toBeGreaterThanOrEqual(output.version);
       this.frontiers[node] = output.version;
     } else throw new Error(JSON.stringify(output));
   }

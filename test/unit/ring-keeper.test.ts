@@ -111,6 +111,29 @@ test("a gradient is applied once, to the version that it belongs to, and not in 
   expect(gradient(1)).toEqual([]);
 });
 
+test("what its replica has not told to hold is not committed, as far as an owner knows", () => {
+  const keeper = atOrigin();
+  const told = (version: number) =>
+    keeper.handle({ kind: "applied", view: 1, from: 1, version, digests: [digestOf(0, version)] });
+  told(0);
+  keeper.handle({ kind: "token", view: 1, version: 0, count: 3 });
+  keeper.handle({ kind: "updating", view: 1, step: 0 });
+  keeper.handle({ kind: "updated", view: 1, step: 0, segments: [{ layers: OWN, digests: [digestOf(0, 1)] }] });
+  keeper.handle({ kind: "gradient", view: 1, owner: 2, step: 0, loss: 1 });
+  keeper.handle({
+    kind: "followed",
+    view: 1,
+    owner: 2,
+    step: 0,
+    segments: [{ layers: COPY, digests: [digestOf(2, 1)] }],
+  });
+  expect(keeper.evidence(madeView(3)).held[0]).toHaveLength(2);
+  expect(keeper.evidence(madeView(3))).toMatchObject({ bound: 0, committed: 0 });
+  told(1);
+  keeper.handle({ kind: "token", view: 1, version: 1, count: 3 });
+  expect(keeper.evidence(madeView(3))).toMatchObject({ bound: 1, committed: 1 });
+});
+
 test("an idle spare has no bound, and says it in numbers that survive a wire", () => {
   const keeper = new Keeper(2, 0);
   const view = madeView(3, { owners: [0], cut: [[0, 3]], replicas: 0 });

@@ -211,17 +211,57 @@ test("what members of one view answered says nothing of the next one's", () => {
   const [view, next] = [madeView(2), madeView(3, { view: 2 })];
   const wish = { candidate: madeCandidate(7), heardBy: [0, 1, 2] };
   const admission = new Admission();
-  admission.wished(view, 1, wish);
-  expect(admission.admissible(view, [])).toEqual([wish.candidate]);
+  admission.wished(view, 1, wish, 0);
+  expect(admission.admissible(view, [], 0)).toEqual([wish.candidate]);
   admission.answered(0);
   admission.adopt(next);
-  expect(admission.admissible(next, [])).toEqual([]);
+  expect(admission.admissible(next, [], 0)).toEqual([]);
   expect(admission.heardBy).toEqual([]);
-  admission.wished(next, 1, wish);
-  expect(admission.admissible(next, []), "said of an older view").toEqual([]);
-  admission.wished(next, 2, { ...wish, heardBy: [0, 1] });
-  expect(admission.admissible(next, [])).toEqual([]);
-  expect(admission.admissible(next, [2]), "who is gone need not hear it").toEqual([wish.candidate]);
+  admission.wished(next, 1, wish, 0);
+  expect(admission.admissible(next, [], 0), "said of an older view").toEqual([]);
+  admission.wished(next, 2, { ...wish, heardBy: [0, 1] }, 0);
+  expect(admission.admissible(next, [], 0)).toEqual([]);
+  expect(admission.admissible(next, [2], 0), "who is gone need not hear it").toEqual([wish.candidate]);
+});
+
+test("who died while it waited to be taken in is not", () => {
+  const ring = new Ring(3);
+  ring.add(3, madeCandidate(3), {
+    isMember: false,
+    holdings: () => ({ bound: null, committed: 0, losses: [], held: [[], [], []] }),
+  });
+  ring.pass(500);
+  ring.cut.add(3);
+  ring.pass(1_000);
+  ring.settle();
+  ring.pass(1_000);
+  expect(ring.members(0)).toEqual([0, 1, 2]);
+  ring.cut.clear();
+  ring.pass(1_000);
+  expect(ring.members(0)).toEqual([0, 1, 2, 3]);
+});
+
+test("what a node that was cut off kept beside the owner outlives the owner", () => {
+  const owned = madeView(3, { owners: [0], cut: [[0, 3]] });
+  const held = (versions: readonly number[], bound: number): Claims => {
+    const copies = [0, 1, 2].map((layer) => versions.map((version) => ({ version, digest: digestOf(layer, version) })));
+    return { bound, committed: 2, losses: [], held: copies };
+  };
+  const ring = new Ring(3);
+  // The owner is a step further than its replica has told.
+  ring.add(0, madeCandidate(0), { view: owned, holdings: () => held([2, 3], 2) });
+  ring.add(1, madeCandidate(1), { view: owned, holdings: () => held([2], 2) });
+  ring.add(2, madeCandidate(2), { view: owned, holdings: () => held([], 2) });
+  ring.cut.add(1);
+  ring.suspect([1]);
+  ring.pass(1_000);
+  expect(ring.nodes.get(2)!.view).toMatchObject({ view: 2, restoreStep: 2, owners: [0] });
+  ring.cut.clear();
+  ring.cut.add(0);
+  ring.suspect([0], [0]);
+  ring.pass(2_000);
+  expect(ring.nodes.get(2)!.view).toMatchObject({ view: 3, restoreStep: 2, owners: [2] });
+  expect(ring.nodes.get(2)!.view.sources.map(({ holders }) => holders)).toEqual([[1], [1], [1]]);
 });
 
 test("words of another view reach no handler", () => {

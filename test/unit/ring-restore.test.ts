@@ -11,7 +11,13 @@ const freshSeed = Number(process.env["TEST_SEED"] ?? Math.floor(Math.random() * 
 const CASES = 2_000;
 const VERSIONS = [3, 4, 5, 6];
 
-function draw(random: RandomStream): { readonly view: RingView; readonly answers: readonly Answer[] } {
+interface Case {
+  readonly view: RingView;
+  readonly answers: readonly Answer[];
+  readonly dead: readonly number[];
+}
+
+function draw(random: RandomStream): Case {
   const size = 1 + random.nextBelow(4);
   const isOrigin = random.nextBelow(2) === 0;
   const sources = Array.from({ length: size }, (_, layer) => ({ holders: [layer], digest: digestOf(layer, 3) }));
@@ -37,11 +43,12 @@ function draw(random: RandomStream): { readonly view: RingView; readonly answers
       },
     };
   });
-  return { view, answers };
+  const peers = [...view.members, ...departed].map(({ node }) => node);
+  return { view, answers, dead: peers.filter((node) => !nodes.includes(node) && random.nextBelow(2) === 0) };
 }
 
 /** The step; -1: its origin; undefined: wait. */
-function oracle(view: RingView, answers: readonly Answer[]): number | undefined {
+function oracle({ view, answers, dead }: Case): number | undefined {
   const bounds = answers.filter(({ node }) => node !== 7).flatMap(({ evidence }) => evidence.bound ?? []);
   const areAllHere = view.members.every(({ node }) => answers.some((answer) => answer.node === node));
   if (bounds.length === 0 && !areAllHere) return undefined;
@@ -57,8 +64,7 @@ function oracle(view: RingView, answers: readonly Answer[]): number | undefined 
   // No owner lets a version be committed of which a copy differs.
   for (const version of VERSIONS.toReversed()) if (isDisputed(version)) least = Math.min(least, version - 1);
   for (const { evidence } of answers) least = Math.max(least, evidence.committed);
-  let best: number | undefined;
-  let most = 0;
+  const counted = new Map<number, number>();
   for (const version of VERSIONS.filter((each) => each >= least)) {
     const counts = view.cut.map((_, layer) => {
       const copies = answers.flatMap(({ evidence }) =>
@@ -68,9 +74,15 @@ function oracle(view: RingView, answers: readonly Answer[]): number | undefined 
       return isSound ? Math.min(copies.length, view.replicas + 1) : 0;
     });
     const sum = counts.reduce((total, count) => total + count, 0);
-    if (!counts.includes(0) && sum >= most) [best, most] = [version, sum];
+    if (!counts.includes(0)) counted.set(version, sum);
   }
-  const isFull = best !== undefined && most === view.cut.length * (view.replicas + 1);
+  const most = Math.max(...counted.values());
+  const equals = [...counted.keys()].filter((version) => counted.get(version) === most);
+  const isFull = most === view.cut.length * (view.replicas + 1);
+  const isSilent = (node: number): boolean => !dead.includes(node) && !answers.some((answer) => answer.node === node);
+  let best = equals.at(-1);
+  if (!isFull && isSilent(7) && equals.includes(3)) best = 3;
+  if (!isFull && view.members.some(({ node }) => isSilent(node))) best = equals[0];
   return view.sources.length === 0 && view.restoreStep >= least && !isFull ? -1 : best;
 }
 
@@ -84,9 +96,10 @@ describe.each([
   test("restores as the rule reads", () => {
     const kinds = new Set<number | undefined>();
     for (let index = 0; index < CASES; index += 1) {
-      const { view, answers } = draw(new RandomStream(seed, index));
-      const restore = restoreFrom(view, answers);
-      expect(stepOf(restore), `case ${index}`).toBe(oracle(view, answers));
+      const drawn = draw(new RandomStream(seed, index));
+      const { view, answers, dead } = drawn;
+      const restore = restoreFrom(view, answers, dead);
+      expect(stepOf(restore), `case ${index}`).toBe(oracle(drawn));
       kinds.add(stepOf(restore));
       if (restore.kind === "wait") continue;
       for (const [layer, { holders, digest }] of restore.sources.entries()) {
@@ -131,10 +144,13 @@ const whole = (node: number, bound: number | null, versions: readonly number[]):
   return { node, evidence: { bound, committed: 0, losses: [], held, severed: [] } };
 };
 
+const sourcesAt = (version: number) =>
+  [0, 1, 2].map((layer) => ({ holders: [0, 1], digest: digestOf(layer, version) }));
+
 test("a spare for which no commit waits bounds nothing, and stays", () => {
   const view = madeView(3, { owners: [0], cut: [[0, 3]], replicas: 0 });
   const none = { joiners: [], leavers: [], map: null };
-  expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])]).kind).toBe("wait");
+  expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])], []).kind).toBe("wait");
   const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], none, [], 0);
   expect(proposal).toMatchObject({ kind: "view", view: { restoreStep: 2, removed: [] } });
 });
@@ -180,6 +196,31 @@ test.each<readonly [string, readonly (readonly [number, number])[], readonly num
   const proposal = nextView(view, answers, { joiners: [], leavers: [], map: null }, [], 2);
   const removed = [...new Set([...gone, 4])].map((node) => ({ node, cause: "silent" }));
   expect(proposal).toMatchObject({ kind: "view", view: { removed } });
+});
+
+test("the only copy of something newer does not take the place of what a silent node may hold", () => {
+  const view = madeView(3, { owners: [0], cut: [[0, 3]], sources: sourcesAt(1), restoreStep: 1 });
+  const answers = [whole(0, 2, [2, 3]), whole(2, 1, [])];
+  expect(stepOf(restoreFrom(view, answers, []))).toBe(2);
+  expect(stepOf(restoreFrom(view, answers, [1])), "a dead one holds nothing").toBe(3);
+  expect(stepOf(restoreFrom(view, [whole(0, 3, [2, 3]), whole(2, 1, [])], [])), "an idle spare bounds nothing").toBe(3);
+  const isCopied = [whole(0, 2, [2, 3]), whole(2, 1, [2, 3])];
+  expect(stepOf(restoreFrom(view, isCopied, [])), "copied often enough").toBe(3);
+});
+
+test("who has departed keeps only what a view was restored from", () => {
+  const departed = [madeMember(7)];
+  const view = madeView(2, { departed, owners: [0], cut: [[0, 3]], sources: sourcesAt(2), restoreStep: 2 });
+  const step = (versions: readonly number[]) => stepOf(restoreFrom(view, [whole(0, 2, versions)], [1]));
+  expect(step([2, 3])).toBe(2);
+  expect(step([3, 4])).toBe(4);
+});
+
+test("of former voters that fill in those who have answered come first", () => {
+  const view = madeView(1, { departed: [madeMember(1), madeMember(2)], voters: [0, 1, 2], cut: [[0, 3]] });
+  const wishes = { joiners: [madeCandidate(3)], leavers: [], map: null };
+  const proposal = nextView(view, [whole(0, 1, [1]), whole(2, null, [])], wishes, [], 1);
+  expect(proposal.kind === "view" && proposal.view.voters).toEqual([0, 3, 2]);
 });
 
 test("an unknown joiner has the first number that nobody has had", () => {
