@@ -134,6 +134,11 @@ export function isWriter({ members }: RingView, peerId: string): boolean {
   return me !== undefined && members.every(({ machine, node }) => machine !== me.machine || node >= me.node);
 }
 
+/** At the run's end also one outside the ring writes, where no member does it for its machine. */
+export function isLastWriter(view: RingView, { peerId, machine }: Candidate): boolean {
+  return isWriter(view, peerId) || view.members.every((member) => member.machine !== machine);
+}
+
 /** Nobody came or went: layers have moved. */
 export function isMove(before: RingView, after: RingView): boolean {
   const nodesOf = ({ members }: RingView): string => String(members.map(({ node }) => node));

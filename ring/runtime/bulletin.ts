@@ -15,6 +15,7 @@ import { idleFormula } from "../core/schedule.ts";
 import { peersOf, type RingView } from "../core/view.ts";
 import { dryRunIdle } from "../simulation/dry-run.ts";
 import type { AnnouncementBody, Job } from "./messages.ts";
+import { News, nameOf } from "./news.ts";
 import { presentShape } from "./segments.ts";
 
 export interface BulletinInit {
@@ -39,10 +40,15 @@ export class Bulletin {
   /** By view and node that went. */
   readonly #recoveries = new Map<string, RecoveryRecord>();
   readonly #reports = new Map<number, NodeReport>();
-  /** Of the checkpoints under way, by step: what each segment said, its shard or why there is none. */
-  readonly #outcomes = new Map<number, (Shard | string)[]>();
+  readonly #news = new News();
+  /** Of the checkpoints under way, by step and first layer: what each segment said, its shard or why there is none. */
+  readonly #outcomes = new Map<number, Map<number, Shard | string>>();
   #written = Promise.resolve();
-  #testAccuracy: number | null = null;
+  #evaluation: { readonly step: number; readonly testAccuracy: number } | undefined;
+  /** As the reports say. */
+  #endStep: number | undefined;
+  #isEnding = false;
+  #isComplete = false;
 
   constructor(init: BulletinInit) {
     this.#init = init;
@@ -51,7 +57,31 @@ export class Bulletin {
   }
 
   get isComplete(): boolean {
-    return this.#reports.size === this.#init.view.members.length;
+    return this.#isComplete;
+  }
+
+  /** Names of what is due and not here: shards of checkpoints that somebody told of, and, once the run ends, everybody's last word. */
+  get lacking(): readonly string[] {
+    const { view } = this.#init;
+    const shards = [...this.#outcomes].flatMap(([step, outcomes]) =>
+      view.cut.filter(([start]) => !outcomes.has(start)).map((layers) => nameOf({ kind: "notSaved", step, layers })),
+    );
+    if (this.#isComplete || (!this.#isEnding && this.#reports.size === 0)) return shards;
+    const silent = view.members.filter(({ node }) => !this.#reports.has(node));
+    const reports = silent.map(({ node }) => nameOf({ kind: "report", report: { node } }));
+    const isEvaluated = this.#endStep === undefined || this.#isEvaluatedAt(this.#endStep);
+    const evaluation = isEvaluated ? [] : [nameOf({ kind: "evaluated", step: this.#endStep! })];
+    return [...shards, ...reports, ...evaluation];
+  }
+
+  /** What is here under these names, for one who lacks it. */
+  find(names: readonly string[]): readonly AnnouncementBody[] {
+    return this.#news.find(names);
+  }
+
+  /** Somebody says that the run ends: what nobody has told this node is to be asked for. */
+  ending(): void {
+    this.#isEnding = true;
   }
 
   /** Resolves when every manifest that is due is on the disk, or has failed to be. */
@@ -59,12 +89,14 @@ export class Bulletin {
     return this.#written;
   }
 
+  /** Each word counts once, however often it comes. */
   post(body: AnnouncementBody): void {
+    if (!this.#news.add(body)) return;
     switch (body.kind) {
       case "saved":
-        return this.#saved(body.step, body.shard);
+        return this.#saved(body.step, body.shard.layers[0], body.shard);
       case "notSaved":
-        return this.#saved(body.step, body.reason);
+        return this.#saved(body.step, body.layers[0], body.reason);
       case "evaluated":
         return this.#evaluated(body.step, body.correct, body.lossSum);
       case "report":
@@ -75,18 +107,17 @@ export class Bulletin {
     unreachable(body);
   }
 
-  #saved(step: number, outcome: Shard | string): void {
+  #saved(step: number, layer: number, outcome: Shard | string): void {
     const { view, isWriter } = this.#init;
-    const stages = view.cut.length;
-    const outcomes = this.#outcomes.get(step) ?? [];
-    this.#outcomes.set(step, outcomes);
-    outcomes.push(outcome);
-    if (outcomes.length < stages) return;
+    const outcomes = this.#outcomes.get(step) ?? new Map<number, Shard | string>();
+    this.#outcomes.set(step, outcomes.set(layer, outcome));
+    if (outcomes.size < view.cut.length) return;
     this.#outcomes.delete(step);
-    const reason = outcomes.find((each) => typeof each === "string");
+    const all = [...outcomes.values()];
+    const reason = all.find((each) => typeof each === "string");
     if (reason !== undefined) return this.#notDurable(step, reason);
     if (!isWriter()) return;
-    const shards = outcomes.filter((each) => typeof each !== "string");
+    const shards = all.filter((each) => typeof each !== "string");
     this.#written = this.#written.then(() => this.#write(step, shards));
   }
 
@@ -109,15 +140,31 @@ export class Bulletin {
 
   #evaluated(step: number, correct: number, lossSum: number): void {
     const { job, recorder } = this.#init;
-    this.#testAccuracy = correct / job.testCount;
-    recorder.event("evaluated", nowMs(), { step, testAccuracy: this.#testAccuracy, testLoss: lossSum / job.testCount });
+    const testAccuracy = correct / job.testCount;
+    recorder.event("evaluated", nowMs(), { step, testAccuracy, testLoss: lossSum / job.testCount });
+    if (this.#evaluation === undefined || step >= this.#evaluation.step) this.#evaluation = { step, testAccuracy };
+    this.#complete();
+  }
+
+  /** Of a job without a test set nothing is due. */
+  #isEvaluatedAt(step: number): boolean {
+    return this.#init.job.testCount === 0 || this.#evaluation?.step === step;
   }
 
   #report(report: NodeReport, completedSteps: number, recoveries: readonly RecoveryRecord[]): void {
     this.#reports.set(report.node, report);
     for (const recovery of recoveries) this.#recover(recovery);
+    this.#endStep = completedSteps;
     if (this.#init.view.owners.every((owner) => this.#reports.has(owner))) this.#completedSteps.resolve(completedSteps);
-    if (!this.isComplete) return;
+    this.#complete();
+  }
+
+  /** All have reported, and the last evaluation is here, by whatever way it came. */
+  #complete(): void {
+    const completedSteps = this.#endStep;
+    const isDue = this.#reports.size === this.#init.view.members.length && !this.#isComplete;
+    if (!isDue || completedSteps === undefined || !this.#isEvaluatedAt(completedSteps)) return;
+    this.#isComplete = true;
     const { folder, isWriter } = this.#init;
     const summary = this.#build();
     this.#init.recorder.finish();
@@ -157,7 +204,7 @@ export class Bulletin {
         engine,
         losses: recorder.losses,
         firstStep: job.firstStep,
-        testAccuracy: this.#testAccuracy,
+        testAccuracy: this.#evaluation?.testAccuracy ?? null,
         idleTheory: dryRunIdle(
           shape,
           owners.map((report) => report.costs),

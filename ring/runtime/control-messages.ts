@@ -4,6 +4,9 @@ import { NODES_MAX } from "../core/agreement.ts";
 import { announcementBodySchema } from "./messages.ts";
 import { candidateSchema, count, hex, lossSchema, ringViewSchema, shortText, version } from "./schemas.ts";
 
+/** Names in one question; what is lacking beyond is asked for later. */
+export const NEWS_NAMES_MAX = 64;
+
 /** Of a peer to which a node opens a control stream, or which opens one. */
 export const memberHelloSchema = z.strictObject({
   kind: z.literal("member"),
@@ -73,10 +76,14 @@ export const controlSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("losses"), from: count, losses: z.array(z.number()).max(2000).readonly() }),
   /** For all: see `Announcement`. */
   z.strictObject({ say: z.literal("announce"), view: count, body: announcementBodySchema }),
+  /** What was announced in `view` under these names and has not come: whoever has it says it again, to the sender alone. */
+  z.strictObject({ say: z.literal("askNews"), view: count, names: z.array(shortText).max(NEWS_NAMES_MAX).readonly() }),
   /** The user wants the run to end after the step under way. */
   z.strictObject({ say: z.literal("stop") }),
   /** The sender has the reports of all members of `view`: it ends when all have. */
   z.strictObject({ say: z.literal("complete"), view: count }),
+  /** All members of `last` have reported, after so many steps: who is outside the ring, or in a later view, ends as they did. */
+  z.strictObject({ say: z.literal("ended"), last: ringViewSchema, completedSteps: count }),
 ]);
 export type ControlMessage = z.infer<typeof controlSchema>;
 export type MembershipWord = Extract<ControlMessage, { say: "membership" }>;

@@ -21,6 +21,12 @@ const WAITING_MAX = 64;
 const LINKS_MAX = 4;
 /** Peers with streams that are in no view which this node knows. */
 const STRANGERS_MAX = 32;
+/** Questions about what has been, which change nothing, and the thanks for the answers. */
+const STRANGERS_SAY: readonly string[] = [
+  "askLosses",
+  "askNews",
+  "complete",
+] satisfies readonly ControlMessage["say"][];
 const REMEDY = "run the same build on every node";
 
 export interface ControlInit {
@@ -135,10 +141,12 @@ export class Control {
   }
 
   /**
-   * A stranger wants to join or has nothing to say: one word of a view that was never decided would end the ring. It is no offence, since a
-   * member of a view that this node has yet to hear of is a stranger too. Throws ProtocolError where somebody speaks for another.
+   * A stranger wants to join, or to know how the run has ended, or has nothing to say: one word of a view that was never decided would end the
+   * ring. It is no offence, since a member of a view that this node has yet to hear of is a stranger too. Throws ProtocolError where somebody
+   * speaks for another.
    */
   #mayBeHeard(peerId: string, message: ControlMessage): boolean {
+    if (STRANGERS_SAY.includes(message.say)) return true;
     if (message.say !== "membership" || message.message.kind !== "join") return this.#isKnown(peerId);
     if (message.message.candidate.peerId === peerId) return true;
     throw new ProtocolError(`${peerId} wants a place for another node than itself`, REMEDY);

@@ -54,6 +54,8 @@ export class History {
 
   /** In order. The writer tells a user once the disk has the step; the others only note it. */
   committed(step: number, loss: number, view: number): void {
+    // 1. The ring ends without this node, which does not know it yet. 2. It is told, and given the losses. 3. What it had under way is known.
+    if (step < this.#next) return;
     for (const { index, lastHeardMs } of this.#open.splice(0)) {
       this.#recoveries[index] = { ...this.#recoveries[index]!, resumedMs: rounded(nowMs() - lastHeardMs) };
       this.#init.recorder.event("recovered", nowMs(), { ...this.#recoveries[index] });

@@ -131,8 +131,10 @@ const reportSchema = z.strictObject({
   link: z.strictObject({ sent: count, late: count, worstLateMs: z.number() }).nullable(),
 });
 
+const layerRangeSchema = z.tuple([count, count]).readonly();
+
 const shardSchema = z.strictObject({
-  layers: z.tuple([count, count]).readonly(),
+  layers: layerRangeSchema,
   file: z.string().regex(/^\d{1,4}-\d{1,4}\.[0-9a-f]{16}\.safetensors$/),
   sha256: hex,
   sizeBytes: count,
@@ -161,7 +163,7 @@ const recoverySchema = z.strictObject({
 
 export const announcementBodySchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("saved"), step: count, shard: shardSchema }),
-  z.strictObject({ kind: z.literal("notSaved"), step: count, reason: z.string().max(2000) }),
+  z.strictObject({ kind: z.literal("notSaved"), step: count, layers: layerRangeSchema, reason: z.string().max(2000) }),
   z.strictObject({ kind: z.literal("evaluated"), step: count, correct: count, lossSum: z.number() }),
   z.strictObject({
     kind: z.literal("report"),

@@ -30,7 +30,8 @@ import type { RunOutcome } from "./finish.ts";
 import { History } from "./history.ts";
 import type { Job } from "./messages.ts";
 import type { NodeState } from "./node-state.ts";
-import { Recovery, type RecoveryEvents } from "./recovery.ts";
+import type { RecoveryEvents } from "./recovery-init.ts";
+import { Recovery } from "./recovery.ts";
 import type { ReplicaInbox } from "./replicas.ts";
 import { fullMap, serialStepMs } from "./segments.ts";
 import { Session, type SessionEvents } from "./session.ts";
@@ -184,10 +185,10 @@ export class RingNode {
   }
 
   #converse(): Conversation {
-    const { job, engine, folder, onNotDurable, view, transport } = this.#init;
+    const { job, self, engine, folder, onNotDurable, view, transport } = this.#init;
     const init = {
       ...{ tally: this.#tally, lateness: transport.lateness ?? null },
-      ...{ job, engine, folder, onNotDurable, recorder: this.#recorder, history: this.#history },
+      ...{ job, self, engine, folder, onNotDurable, recorder: this.#recorder, history: this.#history },
       present: () => ({ node: this.#node, session: this.#session, recovery: this.#recovery }),
       stop: () => this.#stop(),
     };
@@ -237,7 +238,9 @@ export class RingNode {
         const failure = { kind: "segmentsLost", layers: [...layers], step: this.#recorder.steps } as const;
         this.#conversation.fail({ kind: "announced", failure });
       },
-      hear: (message, node) => this.#conversation.hearControl(message, node),
+      hear: (message, from) => this.#conversation.hearControl(message, from),
+      met: (node) => this.#conversation.met(node),
+      isOver: () => this.#conversation.isOver,
       note: (kind, fields) => this.#recorder.event(kind, nowMs(), fields),
       worked: (step, { startMs, endMs, runQueueMs }) => {
         this.#clockwork.inserted({ startMs, endMs, runQueueMs });
@@ -263,7 +266,7 @@ export class RingNode {
     if (me !== undefined) this.#node = me.node;
     if (isMove(this.#view, view)) this.#earlierMoves += 1;
     this.#view = view;
-    this.#recorder.write(isWriter(view, this.#init.self.peerId));
+    if (!this.#conversation.isOver) this.#recorder.write(isWriter(view, this.#init.self.peerId));
     this.#token = undefined;
     this.#conversation.viewed(view);
     this.#init.inboxes.edges.advance(view.view);
@@ -311,7 +314,7 @@ export class RingNode {
       evaluated: (step, correct, lossSum) => this.#conversation.announce({ kind: "evaluated", step, correct, lossSum }),
       saved: (step, layers, file, written) =>
         this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }),
-      notSaved: (step, reason) => this.#conversation.announce({ kind: "notSaved", step, reason }),
+      notSaved: (step, layers, reason) => this.#conversation.announce({ kind: "notSaved", step, layers, reason }),
       updating: (step) => this.#recovery?.updating(view, step),
       updated: (step, states) => this.#recovery?.updated(view, step, this.#history.lossOf(step), states),
       token: (version, count) => this.#recovery?.token(version, count),

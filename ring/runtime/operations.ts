@@ -21,7 +21,7 @@ export interface OperationsInit {
   readonly shardFile: (completedSteps: number, layers: LayerRange) => string;
   readonly saved: (completedSteps: number, layers: LayerRange, file: string, written: WrittenFile) => void;
   /** Instead of `saved`: a full or broken disk does not end the run. */
-  readonly notSaved: (completedSteps: number, reason: string) => void;
+  readonly notSaved: (completedSteps: number, layers: LayerRange, reason: string) => void;
 }
 
 /** What the stage machine is told: NaN and 0 where there is none. `notFiniteLayer`: the run must end. */
@@ -141,7 +141,7 @@ export class Operations {
         saved(completedSteps, layers, file, await clockwork.timed(() => compute.run<"save">(request)));
       } catch (error) {
         if (!(error instanceof DataError)) throw error;
-        notSaved(completedSteps, error.message);
+        notSaved(completedSteps, layers, error.message);
       }
     }
     return nothing;

@@ -4,7 +4,7 @@ import type { RingView } from "../core/view.ts";
 import type { DialOutcome } from "./control.ts";
 
 /** Members that are restarted listen again by then. */
-const FORSAKEN_MS = 10_000;
+export const FORSAKEN_MS = 10_000;
 
 export class Outside {
   /** Since when dials to a peer have been refused. */
@@ -19,10 +19,13 @@ export class Outside {
   forsaken({ members }: RingView, self: string, nowMs: number): NetworkError | undefined {
     const others = members.filter(({ peerId }) => peerId !== self);
     const isOver = others.every(({ peerId }) => nowMs - (this.#refusedMs.get(peerId) ?? nowMs) >= FORSAKEN_MS);
-    if (!isOver) return undefined;
-    return new NetworkError(
-      "no member of the ring listens any more: the run has ended without this node",
-      "its results are with the others; a run that was broken off goes on with ringtmp up --resume",
-    );
+    return isOver ? forsakenError() : undefined;
   }
+}
+
+export function forsakenError(): NetworkError {
+  return new NetworkError(
+    "no member of the ring listens any more: the run has ended without this node",
+    "its results are with the others; a run that was broken off goes on with ringtmp up --resume",
+  );
 }

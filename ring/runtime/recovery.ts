@@ -2,16 +2,11 @@
  * @file What lets a ring go on without a node: watch, council, keeper, store and streams of copies of one member, joined. Views come and go here;
  * training begins and ends with them. All decisions are the machines'.
  */
-import type { Settings } from "../../src/config/settings.ts";
-import type { EngineKind } from "../../src/engine/contract.ts";
-import type { SegmentInit } from "../../src/nn/layout.ts";
-import type { Transport } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { ComputeThread } from "../../src/runtime/compute-thread.ts";
 import type { StateDigest } from "../../src/nn/held-state.ts";
 import { unreachable } from "../../src/types/assert.ts";
 import type { NodeTraffic } from "../core/copies.ts";
-import type { Candidate } from "../core/formation.ts";
 import { Keeper } from "../core/keeper.ts";
 import type { KeeperInput, KeeperOutput } from "../core/keeper-messages.ts";
 import { Membership } from "../core/membership.ts";
@@ -19,66 +14,20 @@ import type { MembershipInput } from "../core/membership-messages.ts";
 import { Quarantine } from "../core/quarantine.ts";
 import { StallClock } from "../core/stall.ts";
 import { isMember, memberOf, ownedBy, peersOf, type RingView } from "../core/view.ts";
-import type { ControlInbox } from "./control-inbox.ts";
 import type { ControlMessage } from "./control-messages.ts";
 import { Control } from "./control.ts";
 import { CopyStreams } from "./copy-streams.ts";
 import { Council } from "./council.ts";
 import { Fence } from "./fence.ts";
 import { Lookout } from "./lookout.ts";
-import type { NodeState } from "./node-state.ts";
 import { Outside } from "./outside.ts";
-import type { ReplicaInbox } from "./replicas.ts";
-import { loadedFrom, Store, type StoreInit } from "./store.ts";
+import type { RecoveryInit } from "./recovery-init.ts";
+import { loadedFrom, Store } from "./store.ts";
 
 const TICK_MS = 50;
 /** An edge that breaks between two that live: the view change that a death would bring has come by then. */
 const BROKEN_EDGE_MS = 300;
 const GOODBYE_MS = 1_000;
-
-export interface RecoveryEvents {
-  /** A view was decided, with this node or without it. */
-  readonly viewed: (view: RingView, lastHeardMs: (node: number) => number, begun: number | undefined) => void;
-  /** All members are ready. Without a thread to compute on, this node is a spare. */
-  readonly begin: (view: RingView, compute: ComputeThread) => void;
-  /** The view's session is over, if there was one; returns the step that it was in. */
-  readonly end: () => number | undefined;
-  readonly frontier: (version: number) => void;
-  readonly sendToken: (version: number, count: number) => void;
-  readonly committed: (step: number, loss: number) => void;
-  /** Nobody who lives has a copy of these layers. */
-  readonly lost: (layers: readonly number[]) => void;
-  /** What is not the views' business. `node` is negative for a stranger. */
-  readonly hear: (message: ControlMessage, node: number) => void;
-  readonly note: (kind: string, fields: Readonly<Record<string, unknown>>) => void;
-  /** A copy was updated between this node's own operations. */
-  readonly worked: StoreInit["worked"];
-  readonly failed: (error: unknown) => void;
-  /** Losses of the steps before the view's first must be known before it can be installed; resolves with how many are. */
-  readonly catchUp: (view: RingView) => Promise<number>;
-  /** Whether this node waits for commits now, and how long a step usually takes. */
-  readonly pace: () => { readonly isTraining: boolean; readonly stepMs: number };
-}
-
-export interface RecoveryInit {
-  readonly job: string;
-  readonly settings: Settings;
-  readonly self: Candidate;
-  readonly node: number;
-  readonly view: RingView;
-  /** False for a process that joins, or comes back without its memory. */
-  readonly isMember: boolean;
-  readonly state: NodeState;
-  readonly engine: EngineKind;
-  readonly pace: number | null;
-  readonly files: readonly string[];
-  readonly segments: (view: RingView) => readonly SegmentInit[];
-  readonly invite: string | null;
-  readonly transport: Transport;
-  readonly control: ControlInbox;
-  readonly replicas: ReplicaInbox;
-  readonly events: RecoveryEvents;
-}
 
 export class Recovery {
   readonly #init: RecoveryInit;
@@ -141,7 +90,10 @@ export class Recovery {
     });
     this.#lookout = new Lookout({
       ...{ control: this.#control, note: events.note },
-      suspicions: (held) => this.#council.handle({ kind: "suspicions", ...held }),
+      suspicions: (held) => {
+        // 1. All have the summary and go. 2. Who goes last would wish for a view without the others, and wait for a majority that is gone.
+        if (!events.isOver()) this.#council.handle({ kind: "suspicions", ...held });
+      },
       overslept: (sleptMs) => this.#fence.overslept(sleptMs),
     });
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
@@ -184,15 +136,23 @@ export class Recovery {
     };
   }
 
-  /** To one peer, or to all other members. */
+  /** To one peer, which may be a stranger, or to all other members. */
   send(message: ControlMessage, to?: number): void {
-    const members = to === undefined ? this.#view.members : peersOf(this.#view).filter(({ node }) => node === to);
-    for (const { peerId } of members) if (peerId !== this.#init.self.peerId) this.#control.send(peerId, message);
+    const peerIds =
+      to === undefined ? this.#view.members.map(({ peerId }) => peerId) : [this.#council.peerOf(to) ?? []].flat();
+    for (const peerId of peerIds) if (peerId !== this.#init.self.peerId) this.#control.send(peerId, message);
+  }
+
+  /** Who is in the ring no more, and answers. Nobody is waited for longer than a dial takes. */
+  async callDeparted(): Promise<readonly number[]> {
+    const { departed } = this.#view;
+    const outcomes = await Promise.all(departed.map(({ peerId }) => this.#control.dial(peerId)));
+    return departed.filter((_, index) => outcomes[index] === "answered").map(({ node }) => node);
   }
 
   /** A machine's input that is not a message. */
   wish(input: Extract<MembershipInput, { kind: "leave" | "recut" | "stalled" }>): void {
-    this.#council.handle(input);
+    if (!this.#init.events.isOver()) this.#council.handle(input);
   }
 
   loss(step: number, loss: number): void {
@@ -263,11 +223,12 @@ export class Recovery {
     const node = this.#council.nodeOf(peerId);
     const isPresent = memberOf(this.#view, node)?.boot === boot && node !== this.node;
     if (isPresent) this.#lookout.watch?.heard(node);
+    else if (node !== this.node) this.#init.events.met(node);
     switch (message.say) {
       case "alive":
         return;
       case "membership":
-        if (message.message.kind === "join" && this.#quarantine.refusedUntilMs(peerId, nowMs()) !== undefined) return;
+        if (message.message.kind === "join" && !this.#mayJoin(peerId)) return;
         return this.#council.hear(peerId, message, nowMs());
       case "probe":
         if (message.node === this.node) this.#control.send(peerId, { say: "alive" });
@@ -288,10 +249,13 @@ export class Recovery {
         if (message.view === this.#view.view) this.#fence.confirmed(node);
         return;
       default:
-        // Only members have a say in the run.
-        if (isPresent) this.#init.events.hear(message, node);
-        return;
+        return this.#init.events.hear(message, { node, isMember: isPresent });
     }
+  }
+
+  /** A run that is over takes nobody in: the others may be gone before the view begins. */
+  #mayJoin(peerId: string): boolean {
+    return !this.#init.events.isOver() && this.#quarantine.refusedUntilMs(peerId, nowMs()) === undefined;
   }
 
   #closed(peerId: string, boot: number, isOrderly: boolean): void {

@@ -34,7 +34,7 @@ export interface SessionEvents {
   readonly loss: (step: number, loss: number) => void;
   readonly evaluated: (completedSteps: number, correct: number, lossSum: number) => void;
   readonly saved: (completedSteps: number, layers: LayerRange, file: string, written: WrittenFile) => void;
-  readonly notSaved: (completedSteps: number, reason: string) => void;
+  readonly notSaved: (completedSteps: number, layers: LayerRange, reason: string) => void;
   /** The update of a step begins, and has ended: digests where copies are kept. */
   readonly updating: (step: number) => void;
   readonly updated: (step: number, states: readonly StateDigest[]) => void;

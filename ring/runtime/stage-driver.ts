@@ -40,7 +40,7 @@ export interface StageEvents {
   /** Where the shard of a segment after `completedSteps` steps is to be written, and that it was. */
   readonly shardFile: (completedSteps: number, layers: LayerRange) => string;
   readonly saved: (completedSteps: number, layers: LayerRange, file: string, written: WrittenFile) => void;
-  readonly notSaved: (completedSteps: number, reason: string) => void;
+  readonly notSaved: (completedSteps: number, layers: LayerRange, reason: string) => void;
   readonly failed: (failure: DriverFailure) => void;
   /** JSON that is not the stage's business. */
   readonly announcement: (payload: Uint8Array, from: Neighbour) => void;

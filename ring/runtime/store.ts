@@ -51,6 +51,8 @@ export class Store {
   readonly #copies = new Map<number, Uint8Array>();
   #copiesVersion = -1;
   readonly #waiting = new Set<() => void>();
+  /** Of the thread that starts: nobody else would end it. */
+  #starting: ComputeChannel | undefined;
   #timer: NodeJS.Timeout | undefined;
   #tail = Promise.resolve();
   #isOver = false;
@@ -151,15 +153,20 @@ export class Store {
       const own = new Set(segments.flatMap(({ layers: [start, end] }) => range(start, end)));
       const layers = [...this.#copies].filter(([layer]) => own.has(layer)).map(([layer, bytes]) => ({ layer, bytes }));
       const isFromFiles = isOrigin && files.length > 0;
+      if (this.#isOver) return;
+      // 1. A view begins a second after the first commit of the one before. 2. Its thread starts, in a channel of its own, and the timer boots one
+      // more meanwhile. 3. That one is the next view's: who forgets it here never ends it, and the process outlives the run.
+      const channel = (this.#starting = this.#channel ?? new ComputeChannel());
+      this.#channel = undefined;
       const compute = await ComputeThread.start(
         {
           ...{ segments, engine, redundancy: { replicas } },
           ...(isFromFiles ? { restore: files } : isOrigin ? {} : { blocks: { step: version, layers } }),
           ...(pace === null ? {} : { pace }),
         },
-        this.#channel,
+        channel,
       );
-      this.#channel = undefined;
+      this.#starting = undefined;
       this.#compute = compute;
       const ranges = segments.map((segment) => segment.layers);
       const copied = isOrigin ? replicas.map((replica) => replica.layers) : [];
@@ -212,7 +219,7 @@ export class Store {
     clearTimeout(this.#timer);
     for (const resolve of this.#waiting) resolve();
     const over = new InterruptedError("the run is over", "start the job again to go on");
-    await Promise.all([this.#compute?.stop(), this.#channel?.close(over)]);
+    await Promise.all([this.#compute?.stop(), this.#channel?.close(over), this.#starting?.close(over)]);
   }
 
   #then(act: () => Promise<void> | undefined | void): void {

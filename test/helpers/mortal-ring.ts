@@ -8,9 +8,10 @@ import { joinRing, type Ring, type RingRole, type RingView } from "../../ring/in
 import type { Settings } from "../../src/config/settings.ts";
 import { RUN_FILES, RunFolder, type MetricsLine } from "../../src/metrics/run-folder.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
-import type { Transport } from "../../src/net/transport.ts";
+import { severable, type SeverableTransport } from "../../src/net/severable.ts";
 import { within } from "../../src/net/wait.ts";
 import type { StateFolder } from "../../src/runtime/state-folder.ts";
+import { until } from "./cli.ts";
 import { dataOf, jobOf, joinerOf, type Outcome, ringInit, Scratch } from "./memory-ring.ts";
 
 /** Of one wait, on a busy machine. */
@@ -36,7 +37,7 @@ class SeveredFolder extends RunFolder {
 
 interface Member {
   readonly ring: Ring;
-  readonly transport: Transport;
+  readonly transport: SeverableTransport;
   readonly state: StateFolder;
   readonly folder: SeveredFolder;
   /** The summary, null where it left; or what ended it. */
@@ -50,11 +51,14 @@ export class MortalRing implements AsyncDisposable {
   /** By number in the order in which they came first. */
   readonly #members = new Map<number, Member>();
   readonly #remains = new Map<number, string>();
+  /** By node, where each is on a machine of its own. */
+  #folders: readonly RunFolder[] = [];
   #watchers: { readonly isDue: (step: number, view: RingView) => boolean; readonly resolve: () => void }[] = [];
 
-  /** All members train. */
-  static async form(settings: Settings): Promise<MortalRing> {
+  /** All members train. `isApart`: each on a machine of its own, with a folder of its own. */
+  static async form(settings: Settings, isApart = false): Promise<MortalRing> {
     const ring = new MortalRing();
+    if (isApart) ring.#folders = Array.from({ length: settings.nodes }, () => ring.#scratch.folder());
     const founder = { kind: "founder", job: jobOf(settings), data: dataOf(settings) } as const;
     const states = await Promise.all(Array.from({ length: settings.nodes }, () => ring.#scratch.state()));
     const joiner = joinerOf(`/memory/${NAME}0/p2p/${NAME}0`);
@@ -64,10 +68,12 @@ export class MortalRing implements AsyncDisposable {
   }
 
   async #start(node: number, state: StateFolder, role: RingRole, wish: number | null): Promise<void> {
-    const transport = this.#network.join(`${NAME}${node}`);
+    const transport = severable(this.#network.join(`${NAME}${node}`));
     const onCommitted = (step: number): void => this.#look(step, this.#members.get(node)!.ring.view);
-    const ring = await joinRing(ringInit(transport, state, role, { wish, onCommitted }));
-    const folder = new SeveredFolder(this.folder.path);
+    const apart = this.#folders[node];
+    const machine = apart === undefined ? {} : { machine: `machine-${node}` };
+    const ring = await joinRing(ringInit(transport, state, role, { wish, onCommitted, ...machine }));
+    const folder = new SeveredFolder((apart ?? this.folder).path);
     const ended = ring.train(folder).then(
       ({ summary }) => summary,
       (error: unknown) => error as Error,
@@ -116,6 +122,22 @@ export class MortalRing implements AsyncDisposable {
     }
   }
 
+  /** Nothing passes between the two any more, and nobody is told. */
+  sever(one: number, other: number): void {
+    this.#members.get(one)!.transport.sever(`${NAME}${other}`);
+    this.#members.get(other)!.transport.sever(`${NAME}${one}`);
+  }
+
+  mend(one: number, other: number): void {
+    this.#members.get(one)!.transport.mend(`${NAME}${other}`);
+    this.#members.get(other)!.transport.mend(`${NAME}${one}`);
+  }
+
+  /** Resolves when the node knows of a view of which this holds. */
+  async knows(node: number, isDue: (view: RingView) => boolean, what: string): Promise<void> {
+    await until(() => isDue(this.#members.get(node)!.ring.view), what, LIMIT_MS);
+  }
+
   /** A node that is not there comes: back, with what its disk held, or for the first time. */
   async come(node: number): Promise<void> {
     const [address] = this.#members.values().next().value!.transport.addresses;
@@ -147,9 +169,15 @@ export class MortalRing implements AsyncDisposable {
     for (const end of ends) if (end instanceof Error) throw end;
     const [summary] = ends as readonly Record<string, unknown>[];
     for (const end of ends) expect(end).toEqual(summary);
-    const lines = this.folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
-    expect(lines.map(({ step }) => step)).toEqual(lines.map((_, index) => index));
-    return { summary: summary!, losses: lines.map(({ loss }) => loss) };
+    const folders = this.#folders.length > 0 ? this.#folders : [this.folder];
+    const curves = folders.map((folder) => {
+      expect(folder.readJson(RUN_FILES.summary)).toEqual(JSON.parse(JSON.stringify(summary)));
+      const lines = folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
+      expect(lines.map(({ step }) => step)).toEqual(lines.map((_, index) => index));
+      return lines.map(({ loss }) => loss);
+    });
+    for (const curve of curves) expect(curve).toEqual(curves[0]);
+    return { summary: summary!, losses: curves[0]! };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
