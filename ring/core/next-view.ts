@@ -10,6 +10,8 @@ export interface Wishes {
   readonly joiners: readonly Candidate[];
   /** Members that go in order: what they hold may still be fetched from them. */
   readonly leavers: readonly number[];
+  /** Members whose install stands still: the last view could not begin for want of them. */
+  readonly stragglers: readonly number[];
   /** Layers are to lie so; only where the members stay as they are. */
   readonly map: Pick<SegmentMap, "owners" | "cut"> | null;
 }
@@ -39,7 +41,7 @@ export function nextView(
   const able = answers
     .filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined)
     .map(({ node }) => node);
-  const staying = able.filter((node) => !wishes.leavers.includes(node));
+  const staying = able.filter((node) => !wishes.leavers.includes(node) && !wishes.stragglers.includes(node));
   // Who wants to go while nobody else holds anything stays.
   const survivors = new Set(staying.length > 0 ? staying : able);
   if (survivors.size === 0) return { kind: "wait", missing: [], reason: "no member that holds anything has answered" };
@@ -71,10 +73,11 @@ const nodesOf = (members: readonly RingMember[]): readonly number[] => members.m
 function causeOf(
   node: number,
   answers: readonly Answer[],
-  { leavers }: Wishes,
+  { leavers, stragglers }: Wishes,
   dead: readonly number[],
 ): Removal["cause"] {
   if (leavers.includes(node)) return "left";
+  if (stragglers.includes(node) && !dead.includes(node)) return "silent";
   // Who answers without its memory has been restarted.
   return dead.includes(node) || answers.some((answer) => answer.node === node) ? "closed" : "silent";
 }

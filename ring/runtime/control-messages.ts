@@ -33,6 +33,8 @@ const evidenceSchema = z.strictObject({
     .readonly(),
 });
 
+const nodesSchema = z.array(count).max(1024).readonly();
+
 const acceptedSchema = z.strictObject({ ballot: count, value: ringViewSchema });
 export const voteSchema = z.strictObject({ promised: count, accepted: acceptedSchema.nullable() });
 
@@ -48,7 +50,8 @@ const membershipSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("accept"), ballot: count, value: ringViewSchema }),
   z.strictObject({ kind: z.literal("accepted"), ballot: count }),
   z.strictObject({ kind: z.literal("decided"), value: ringViewSchema }),
-  z.strictObject({ kind: z.literal("ready"), isAnswer: z.boolean() }),
+  z.strictObject({ kind: z.literal("ready"), isAnswer: z.boolean(), known: nodesSchema }),
+  z.strictObject({ kind: z.literal("unready"), nodes: nodesSchema }),
   z.strictObject({ kind: z.literal("join"), candidate: candidateSchema }),
   z.strictObject({ kind: z.literal("leave") }),
   z.strictObject({ kind: z.literal("behind") }),
@@ -61,6 +64,8 @@ export const controlSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("probe"), node: count }),
   z.strictObject({ say: z.literal("probed"), node: count, alive: z.boolean() }),
   z.strictObject({ say: z.literal("accuse"), node: count }),
+  /** The sender has yet to install `view`: so much of it has come so far. */
+  z.strictObject({ say: z.literal("installing"), view: count, progress: count }),
   /** Is `view` still yours? From a process that stood still. */
   z.strictObject({ say: z.literal("confirm"), view: count }),
   z.strictObject({ say: z.literal("confirmed"), view: count }),
