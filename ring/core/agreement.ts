@@ -136,6 +136,16 @@ export class Agreement<Value, Evidence> implements Machine<
     return round.kind === "preparing" && this.#isMajority(round.promises.map(({ node }) => node));
   }
 
+  /** For people: what a decision waits for. */
+  get lackText(): string {
+    const { round } = this.#state;
+    const { self, voters } = this.#init;
+    if (round.kind !== "preparing") return "a decision on the next view";
+    // This node is here, also while its own vote is on the way to the disk.
+    const here = new Set([self, ...round.promises.map(({ node }) => node)]);
+    return `no quorum (${voters.filter((voter) => here.has(voter)).length} of ${voters.length})`;
+  }
+
   handle(input: AgreementInput<Value, Evidence>): readonly AgreementOutput<Value, Evidence>[] {
     this.#out = [];
     this.#take(input);

@@ -1,15 +1,32 @@
-/** @file The words between a node's membership and what drives it, and those that members say to each other over control streams. */
+/** @file What a node's membership is given; the words between it and what drives it, and those that members say to each other over control streams. */
 import type { JoinWish } from "./admission.ts";
 import type { AgreementMessage, Vote } from "./agreement.ts";
-import type { Evidence } from "./restore.ts";
+import type { Candidate } from "./formation.ts";
+import type { Claims, Evidence } from "./restore.ts";
 import type { SegmentMap } from "./segment-map.ts";
 import type { RingView } from "./view.ts";
+
+export interface MembershipInit {
+  readonly self: Candidate;
+  readonly node: number;
+  readonly view: RingView;
+  /** As persisted for this view. */
+  readonly vote: Vote<RingView> | null;
+  /** False for a process that joins, or comes back without its memory. */
+  readonly isMember: boolean;
+  /** As the job wants them. */
+  readonly replicas: number;
+  /** What this node holds at this moment; asked for when it promises. */
+  readonly holdings: (view: RingView) => Claims;
+}
 
 export type MembershipMessage =
   | AgreementMessage<RingView, Evidence>
   | { readonly kind: "decided"; readonly value: RingView }
-  /** Own segments are here. `isAnswer`: to a `ready`, and not to be answered. */
-  | { readonly kind: "ready"; readonly isAnswer: boolean }
+  /** Own segments are here. `isAnswer`: to a `ready`, and not to be answered. `known`: all who have said so, as the sender knows. */
+  | { readonly kind: "ready"; readonly isAnswer: boolean; readonly known: readonly number[] }
+  /** The view cannot begin for want of these, and nothing gets any further. */
+  | { readonly kind: "unready"; readonly nodes: readonly number[] }
   | ({ readonly kind: "join" } & JoinWish)
   /** The answer to `join`: the way is open in both directions. */
   | { readonly kind: "heard" }
@@ -40,6 +57,8 @@ export type MembershipInput =
   | { readonly kind: "settled"; readonly view: number }
   /** Nothing has been committed for too long. */
   | { readonly kind: "stalled" }
+  /** Nobody's install has got any further for too long. Repeated while that is so. */
+  | { readonly kind: "still" }
   | { readonly kind: "leave" }
   /** Layers are to lie so. */
   | { readonly kind: "recut"; readonly view: number; readonly map: Pick<SegmentMap, "owners" | "cut"> }

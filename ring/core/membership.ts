@@ -15,9 +15,10 @@ import {
   type Vote,
 } from "./agreement.ts";
 import type { Candidate } from "./formation.ts";
-import type { MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
+import type { MembershipInit, MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
 import { nextView, type Wishes } from "./next-view.ts";
-import type { Claims, Evidence } from "./restore.ts";
+import { Readiness } from "./readiness.ts";
+import type { Evidence } from "./restore.ts";
 import { Turns } from "./turns.ts";
 import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 
@@ -30,27 +31,13 @@ const DEPARTED_MS = 5_000;
 
 type Phase = "outside" | "installing" | "ready" | "running";
 
-export interface MembershipInit {
-  readonly self: Candidate;
-  readonly node: number;
-  readonly view: RingView;
-  /** As persisted for this view. */
-  readonly vote: Vote<RingView> | null;
-  /** False for a process that joins, or comes back without its memory. */
-  readonly isMember: boolean;
-  /** As the job wants them. */
-  readonly replicas: number;
-  /** What this node holds at this moment; asked for when it promises. */
-  readonly holdings: (view: RingView) => Claims;
-}
-
 export class Membership implements Machine<MembershipInput, MembershipOutput> {
   readonly #init: MembershipInit;
   #node: number;
   #view: RingView;
   #agreement: Agreement<RingView, Evidence>;
   #phase: Phase;
-  #ready = new Set<number>();
+  #readiness: Readiness;
   #suspected: readonly number[] = [];
   #dead: readonly number[] = [];
   #severed: readonly number[] = [];
@@ -75,6 +62,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#init = init;
     this.#node = init.node;
     this.#view = init.view;
+    this.#readiness = new Readiness(init.view.members.map(({ node }) => node));
     this.#phase = init.isMember ? "installing" : "outside";
     this.#agreement = this.#newAgreement(init.vote);
   }
@@ -95,7 +83,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       phase: this.#phase,
       isSealed: this.#agreement.isSealed,
       round: round.kind,
-      ready: [...this.#ready],
+      ready: this.#readiness.ready,
       waitsFor: this.#phase === "outside" ? this.#admission.lackText(this.#others) : this.#waitsFor,
     };
   }
@@ -141,6 +129,8 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       case "stalled":
         this.#isStalled = true;
         return;
+      case "still":
+        return this.#nameStragglers();
       case "leave":
         this.#isLeaving = true;
         return this.#askToLeave();
@@ -169,7 +159,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       case "heard":
         return this.#heard(from);
       case "ready":
-        return this.#hearReady(from, message.isAnswer);
+        return this.#hearReady(from, message);
+      case "unready":
+        return this.#readiness.name(from, message.nodes);
       case "leave":
         this.#leavers.add(from);
         return;
@@ -205,23 +197,35 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     return this.#view.members.map(({ node }) => node).filter((node) => node !== this.#node);
   }
 
-  #hearReady(from: number, isAnswer: boolean): void {
-    this.#ready.add(from);
+  #hearReady(from: number, { isAnswer, known }: Extract<MembershipMessage, { kind: "ready" }>): void {
+    this.#readiness.add([from, ...known]);
     const isHere = this.#phase === "ready" || this.#phase === "running";
-    if (!isAnswer && isHere && !this.#agreement.isSealed) this.#send([from], { kind: "ready", isAnswer: true });
+    if (!isAnswer && isHere && !this.#agreement.isSealed) this.#send([from], this.#readyWord(true));
+  }
+
+  #readyWord(isAnswer: boolean): MembershipMessage {
+    return { kind: "ready", isAnswer, known: this.#readiness.ready };
+  }
+
+  /** It may be this node itself: then it says so. */
+  #nameStragglers(): void {
+    if (this.#phase !== "installing" && this.#phase !== "ready") return;
+    const nodes = this.#readiness.missing;
+    this.#readiness.name(this.#node, nodes);
+    this.#send(this.#others, { kind: "unready", nodes });
   }
 
   #installed(view: number): void {
     if (view !== this.#view.view || this.#phase !== "installing") return;
     this.#phase = "ready";
-    this.#ready.add(this.#node);
+    this.#readiness.add([this.#node]);
     this.#sayReady();
   }
 
   #sayReady(): void {
     if (this.#agreement.isSealed) return;
     // Also who has heard all the others: they may wait for this node alone.
-    this.#send(this.#others, { kind: "ready", isAnswer: false });
+    this.#send(this.#others, this.#readyWord(false));
   }
 
   #askToLeave(): void {
@@ -237,7 +241,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     );
     this.#node = me?.node ?? this.#node;
     this.#agreement = this.#newAgreement(null);
-    this.#ready = new Set();
+    this.#readiness = new Readiness(view.members.map(({ node }) => node));
     this.#isSettled = false;
     this.#isStalled = false;
     // Of this view's members nothing is known yet: who comes back is another process.
@@ -284,7 +288,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   #start(): void {
     if (this.#phase !== "ready" || this.#agreement.isSealed) return;
-    if (!this.#view.members.every(({ node }) => this.#ready.has(node))) return;
+    if (this.#readiness.missing.length > 0) return;
     this.#phase = "running";
     this.#out.push({ kind: "start", view: this.#view });
   }
@@ -296,6 +300,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   get #isChangeDue(): boolean {
     if (this.#agreement.isSealed || this.#isStalled || this.#gone.length > 0) return true;
+    if (this.#readiness.stragglers.length > 0) return true;
     if (!this.#isSettled) return false;
     return this.#admissible.length > 0 || this.#leavers.size > 0 || this.#map !== null;
   }
@@ -329,7 +334,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #choose(): void {
     const { round } = this.#agreement.state;
     if (round.kind !== "preparing" || !this.#agreement.hasQuorum) {
-      this.#waitsFor = this.#agreement.isSealed ? this.#quorumText() : null;
+      this.#waitsFor = this.#agreement.isSealed ? this.#agreement.lackText : null;
       return;
     }
     const bound = boundValue(round.promises);
@@ -352,19 +357,11 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     }
   }
 
-  #quorumText(): string {
-    const { round } = this.#agreement.state;
-    const { voters } = this.#view;
-    if (round.kind !== "preparing") return "a decision on the next view";
-    // This node is here, also while its own vote is on the way to the disk.
-    const here = new Set([this.#node, ...round.promises.map(({ node }) => node)]);
-    return `no quorum (${voters.filter((voter) => here.has(voter)).length} of ${voters.length})`;
-  }
-
   get #wishes(): Wishes {
     const leavers = [...this.#leavers];
-    if (!this.#isSettled) return { joiners: [], leavers, map: null };
-    return { joiners: this.#admissible, leavers, map: this.#map };
+    const { stragglers } = this.#readiness;
+    if (!this.#isSettled) return { joiners: [], leavers, stragglers, map: null };
+    return { joiners: this.#admissible, leavers, stragglers, map: this.#map };
   }
 
   #act(outputs: readonly AgreementOutput<RingView, Evidence>[]): void {

@@ -10,6 +10,8 @@ export interface Wishes {
   readonly joiners: readonly Candidate[];
   /** Members that go in order: what they hold may still be fetched from them. */
   readonly leavers: readonly number[];
+  /** Members whose install stands still: the last view could not begin for want of them. */
+  readonly stragglers: readonly number[];
   /** Layers are to lie so; only where the members stay as they are. */
   readonly map: Pick<SegmentMap, "owners" | "cut"> | null;
 }
@@ -38,7 +40,7 @@ export function nextView(
   if (restore.kind === "wait") return restore;
   const holding = answers.filter(({ node, evidence }) => evidence.bound !== null && memberOf(old, node) !== undefined);
   const able = withoutCutLines(nodesOf(old.members), holding);
-  const staying = able.filter((node) => !wishes.leavers.includes(node));
+  const staying = able.filter((node) => !wishes.leavers.includes(node) && !wishes.stragglers.includes(node));
   // Who wants to go while nobody else holds anything stays.
   const survivors = new Set(staying.length > 0 ? staying : able);
   if (survivors.size === 0) return { kind: "wait", missing: [], reason: "no member that holds anything has answered" };

@@ -19,6 +19,8 @@ export const memberHelloSchema = z.strictObject({
 
 export const memberAnswerSchema = z.strictObject({ boot: count });
 
+const nodesSchema = z.array(count).max(NODES_MAX).readonly();
+
 const evidenceSchema = z.strictObject({
   bound: version.nullable(),
   committed: version,
@@ -32,7 +34,7 @@ const evidenceSchema = z.strictObject({
     )
     .max(1000)
     .readonly(),
-  severed: z.array(count).max(NODES_MAX).readonly(),
+  severed: nodesSchema,
 });
 
 const acceptedSchema = z.strictObject({ ballot: count, value: ringViewSchema });
@@ -50,11 +52,12 @@ const membershipSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("accept"), ballot: count, value: ringViewSchema }),
   z.strictObject({ kind: z.literal("accepted"), ballot: count }),
   z.strictObject({ kind: z.literal("decided"), value: ringViewSchema }),
-  z.strictObject({ kind: z.literal("ready"), isAnswer: z.boolean() }),
+  z.strictObject({ kind: z.literal("ready"), isAnswer: z.boolean(), known: nodesSchema }),
+  z.strictObject({ kind: z.literal("unready"), nodes: nodesSchema }),
   z.strictObject({
     kind: z.literal("join"),
     candidate: candidateSchema,
-    heardBy: z.array(count).max(NODES_MAX).readonly(),
+    heardBy: nodesSchema,
   }),
   z.strictObject({ kind: z.literal("heard") }),
   z.strictObject({ kind: z.literal("leave") }),
@@ -68,6 +71,8 @@ export const controlSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("probe"), node: count }),
   z.strictObject({ say: z.literal("probed"), node: count, alive: z.boolean() }),
   z.strictObject({ say: z.literal("accuse"), node: count }),
+  /** The sender has yet to install `view`: so much of it has come so far. */
+  z.strictObject({ say: z.literal("installing"), view: count, progress: count }),
   /** Is `view` still yours? From a process that stood still. */
   z.strictObject({ say: z.literal("confirm"), view: count }),
   z.strictObject({ say: z.literal("confirmed"), view: count }),

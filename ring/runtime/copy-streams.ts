@@ -18,6 +18,8 @@ export interface CopyStreamsInit {
   readonly inbox: ReplicaInbox;
   readonly store: Store;
   readonly mayReceive: (owner: number, step: number) => boolean;
+  /** A part of a layer that was asked for. */
+  readonly arrived: () => void;
   readonly tell: (input: KeeperInput) => void;
 }
 
@@ -68,12 +70,21 @@ export class CopyStreams {
   }
 
   async fetch(view: RingView, { from, version, layers }: Extract<KeeperOutput, { kind: "fetch" }>): Promise<void> {
-    const { transport, job, settings, store } = this.#init;
+    const { transport, job, settings, store, arrived: partArrived } = this.#init;
     const sizes = movedBytes(settings);
     const addresses = peersOf(view).find(({ node }) => node === from)?.addresses;
     if (addresses !== undefined) {
       const arrived = (block: Parameters<Store["add"]>[1]): void => store.add(view.view, block);
-      await fetchLayers({ transport, addresses, job, version, layers, sizeOf: (layer) => sizes[layer]!, arrived });
+      await fetchLayers({
+        transport,
+        addresses,
+        job,
+        version,
+        layers,
+        sizeOf: (layer) => sizes[layer]!,
+        partArrived,
+        arrived,
+      });
     }
     store.fetchEnded(view.view, from);
   }

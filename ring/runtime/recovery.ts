@@ -19,6 +19,7 @@ import { Control } from "./control.ts";
 import { CopyStreams } from "./copy-streams.ts";
 import { Council } from "./council.ts";
 import { Fence } from "./fence.ts";
+import { InstallWatch } from "./install-watch.ts";
 import { Lookout } from "./lookout.ts";
 import { Outside } from "./outside.ts";
 import type { RecoveryInit } from "./recovery-init.ts";
@@ -44,6 +45,7 @@ export class Recovery {
   readonly #quarantine = new Quarantine();
   readonly #stall = new StallClock(nowMs());
   readonly #outside = new Outside();
+  readonly #installs: InstallWatch;
 
   constructor(init: RecoveryInit) {
     const { job, settings, self, node, view, transport, events } = init;
@@ -80,6 +82,7 @@ export class Recovery {
     this.#copies = new CopyStreams({
       ...{ job, settings, transport, inbox: init.replicas, store: this.#store },
       mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
+      arrived: () => this.#installs.arrived(),
       tell: (input) => this.#keep(input),
     });
     this.#fence = new Fence({
@@ -94,7 +97,17 @@ export class Recovery {
         // 1. All have the summary and go. 2. Who goes last would wish for a view without the others, and wait for a majority that is gone.
         if (!events.isOver()) this.#council.handle({ kind: "suspicions", ...held });
       },
-      overslept: (sleptMs) => this.#fence.overslept(sleptMs),
+      overslept: (sleptMs) => {
+        this.#fence.overslept(sleptMs);
+        this.#installs.overslept();
+      },
+    });
+    this.#installs = new InstallWatch({
+      tell: (of, progress) => this.send({ say: "installing", view: of, progress }),
+      still: (forMs) => {
+        events.note("still", { view: this.#view.view, forMs, ready: this.#council.membership.describe().ready });
+        this.wish({ kind: "still" });
+      },
     });
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     if (init.isMember) this.#install(view);
@@ -151,7 +164,7 @@ export class Recovery {
   }
 
   /** A machine's input that is not a message. */
-  wish(input: Extract<MembershipInput, { kind: "leave" | "recut" | "stalled" }>): void {
+  wish(input: Extract<MembershipInput, { kind: "leave" | "recut" | "stalled" | "still" }>): void {
     if (!this.#init.events.isOver()) this.#council.handle(input);
   }
 
@@ -211,7 +224,10 @@ export class Recovery {
       const error = this.#outside.forsaken(this.#view, this.#init.self.peerId, nowMs());
       if (error !== undefined) this.#init.events.failed(error);
     }
-    const { isTraining, stepMs } = this.#init.events.pace();
+    const { isTraining, stepMs, steps } = this.#init.events.pace();
+    const { phase, isSealed } = this.#council.membership.describe();
+    const isInstalling = phase === "installing";
+    if ((isInstalling || phase === "ready") && !isSealed) this.#installs.tick(this.node, isInstalling, steps);
     if (!isTraining) return this.#stall.reset(nowMs());
     const afterMs = this.#stall.stalledMs(nowMs(), stepMs);
     if (afterMs === undefined) return;
@@ -239,6 +255,9 @@ export class Recovery {
         return;
       case "accuse":
         if (isPresent && message.node !== this.node) this.#lookout.watch?.accused(message.node, node);
+        return;
+      case "installing":
+        if (isPresent) this.#installs.heard(node, message.view, message.progress);
         return;
       case "confirm": {
         const isSame = message.view === this.#view.view && !this.#council.membership.describe().isSealed;
@@ -286,6 +305,7 @@ export class Recovery {
     this.#begun = undefined;
     this.#lookout.begin(view, this.node);
     this.#stall.reset(nowMs());
+    this.#installs.begin(view.view);
     void this.#init.events.catchUp(view).then((step) => {
       if (view !== this.#view) return;
       this.#keep({ kind: "caughtUp", step });
@@ -300,6 +320,7 @@ export class Recovery {
   }
 
   #keep(input: KeeperInput): void {
+    this.#installs.arrived();
     for (const output of this.#keeper.handle(input)) this.#act(output);
   }
 

@@ -11,13 +11,7 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import type { HeldLayout } from "../../src/nn/layout.ts";
 import type { EngineMemory } from "../../src/engine/memory.ts";
 import { ProtocolError } from "../../src/types/errors.ts";
-import {
-  DataType,
-  FrameKind,
-  LAYER_PART_BYTES_MAX,
-  REPLICA_PART_BYTES_MAX,
-  type FrameHeader,
-} from "../../src/wire/header.ts";
+import { DataType, FrameKind, REPLICA_PART_BYTES_MAX, type FrameHeader } from "../../src/wire/header.ts";
 import type { NodeTraffic } from "../core/copies.ts";
 import { appliedSchema, replicaHelloSchema } from "./control-messages.ts";
 import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
@@ -262,8 +256,9 @@ const silent: Receiver = {
 async function answer(link: Link, copies: Promise<readonly LayerBlock[]>): Promise<void> {
   try {
     for (const { layer, bytes } of await copies) {
-      for (let offset = 0; offset < bytes.length; offset += LAYER_PART_BYTES_MAX) {
-        const part = bytes.subarray(offset, offset + LAYER_PART_BYTES_MAX);
+      // Small parts: over a slow line each is a sign that the install gets on.
+      for (let offset = 0; offset < bytes.length; offset += REPLICA_PART_BYTES_MAX) {
+        const part = bytes.subarray(offset, offset + REPLICA_PART_BYTES_MAX);
         const fields = { kind: FrameKind.parameters, dtype: DataType.float32, shape: [part.length / 4] };
         await link.send({ ...fields, microBatch: layer, value: offset }, part);
       }
@@ -330,12 +325,13 @@ export interface FetchInit {
   readonly layers: readonly number[];
   /** Bytes of each of the model's layers as they travel. */
   readonly sizeOf: (layer: number) => number;
+  readonly partArrived: () => void;
   readonly arrived: (block: LayerBlock) => void;
 }
 
 /** Asks one holder for layers; resolves when it has sent what it has, or cannot. Never rejects. */
 export async function fetchLayers(init: FetchInit): Promise<void> {
-  const { transport, addresses, job, version, layers, sizeOf, arrived } = init;
+  const { transport, addresses, job, version, layers, sizeOf, partArrived, arrived } = init;
   const parts = new Map<number, { readonly bytes: Uint8Array; done: number }>();
   const receiver: Receiver = {
     destination: ({ kind, microBatch: layer, value: offset, payloadBytes }) => {
@@ -349,6 +345,7 @@ export async function fetchLayers(init: FetchInit): Promise<void> {
     },
     handle: ({ header: { kind, microBatch: layer, value: offset, payloadBytes } }, link) => {
       if (kind === FrameKind.replicaDone) return void link.close();
+      partArrived();
       const bytes = parts.get(layer)?.bytes;
       if (bytes !== undefined && offset + payloadBytes === bytes.length) arrived({ layer, bytes });
     },

@@ -294,7 +294,7 @@ class Transition {
     }));
     if (round.promises.some(({ accepted }) => accepted !== null))
       return agreement.handle({ kind: "choose", value: -1 });
-    const wishes = { joiners: [], leavers: [], map: null };
+    const wishes = { joiners: [], leavers: [], stragglers: [], map: null };
     const proposal = nextView(this.view, answers, wishes, [], this.view.replicas);
     if (proposal.kind === "wait") return [];
     return agreement.handle({ kind: "choose", value: this.#world.views.idOf(proposal.view) });

@@ -162,7 +162,11 @@ test("what strangers say of views and of the run is heard by nobody", { timeout:
     ...[membership({ kind: "decided", value }), membership({ kind: "decided", value }, 9)],
     ...[membership({ kind: "prepare", ballot }), membership({ kind: "accept", ballot, value })],
     ...[membership({ kind: "accepted", ballot }), membership({ kind: "refused", ballot, promised: ballot })],
-    ...[membership({ kind: "ready", isAnswer: false }), membership({ kind: "leave" }), membership({ kind: "behind" })],
+    ...[
+      membership({ kind: "ready", isAnswer: false, known: [] }),
+      membership({ kind: "leave" }),
+      membership({ kind: "behind" }),
+    ],
     ...[
       { say: "accuse", node: 1 },
       { say: "probe", node: 1 },
@@ -223,7 +227,10 @@ test("a member's words about views and nodes that there are not change nothing",
   const link = await open(attacker!, founder!, CONTROL_PROTOCOL, { boot, incarnation }, listener);
   const behind = listener.word(({ message }) => (message as { kind?: string } | undefined)?.kind === "behind");
   const words = [
-    ...[membership({ kind: "ready", isAnswer: false }, 9), membership({ kind: "prepare", ballot: 2 ** 30 }, 9)],
+    ...[
+      membership({ kind: "ready", isAnswer: false, known: [] }, 9),
+      membership({ kind: "prepare", ballot: 2 ** 30 }, 9),
+    ],
     ...[
       { say: "probe", node: 999 },
       { say: "probed", node: 999, alive: false },
@@ -331,7 +338,11 @@ test.each(
   const { boot } = siege.rings[2]!.view.members[2]!;
   const hello = { ...hellos[protocol], ...(protocol === CONTROL_PROTOCOL ? { boot } : {}) };
   const text = (word: unknown): Uint8Array => Buffer.from(JSON.stringify(word));
-  const control = [{ say: "alive" }, { say: "probe", node: 1 }, membership({ kind: "ready", isAnswer: false })];
+  const control = [
+    { say: "alive" },
+    { say: "probe", node: 1 },
+    membership({ kind: "ready", isAnswer: false, known: [] }),
+  ];
   const frames = [
     ...control.map((word) => ({ fields: { kind: FrameKind.control, job: JOB }, payload: text(word) })),
     ...[FrameKind.replica, FrameKind.activation, FrameKind.gradient, FrameKind.parameters].map((kind) => {

@@ -1,9 +1,14 @@
 /** @file One ring's memberships by hand: the gate of views, joins, leaves, restarts. Losses and crashes: test/simulation. */
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { Admission } from "../../ring/core/admission.ts";
 import type { Candidate } from "../../ring/core/formation.ts";
-import { Membership, type MembershipInit } from "../../ring/core/membership.ts";
-import type { MembershipInput, MembershipMessage, MembershipOutput } from "../../ring/core/membership-messages.ts";
+import { Membership } from "../../ring/core/membership.ts";
+import type {
+  MembershipInit,
+  MembershipInput,
+  MembershipMessage,
+  MembershipOutput,
+} from "../../ring/core/membership-messages.ts";
 import type { Claims } from "../../ring/core/restore.ts";
 import { ownedBy, replicasAt, type RingView } from "../../ring/core/view.ts";
 import { digestOf, madeCandidate, madeView } from "../helpers/view-explorer-views.ts";
@@ -273,7 +278,7 @@ test("words of another view reach no handler", () => {
   const prepare = { kind: "prepare", ballot: 1024 } as const;
   expect(say(4, prepare)).toMatchObject([{ kind: "send", to: 0, view: 5, message: { kind: "decided", value: view } }]);
   expect(say(6, prepare)).toMatchObject([{ kind: "send", to: 0, view: 5, message: { kind: "behind" } }]);
-  expect(say(4, { kind: "ready", isAnswer: true })).toHaveLength(1);
+  expect(say(4, { kind: "ready", isAnswer: true, known: [] })).toHaveLength(1);
   expect(node.describe()).toMatchObject({ isSealed: false, ready: [] });
   expect(say(4, { kind: "decided", value: madeView(3, { view: 4 }) }), "older than its own").toEqual([]);
   expect(say(5, prepare).map(({ kind }) => kind)).toContain("seal");
@@ -286,8 +291,14 @@ test("who has promised says READY no more, and begins nothing", () => {
   say({ kind: "prepare", ballot: 1024 });
   const outputs = [
     ...node.handle({ kind: "installed", view: 1 }),
-    ...say({ kind: "ready", isAnswer: false }),
-    ...node.handle({ kind: "message", from: 2, view: 1, message: { kind: "ready", isAnswer: true }, nowMs: 0 }),
+    ...say({ kind: "ready", isAnswer: false, known: [] }),
+    ...node.handle({
+      kind: "message",
+      from: 2,
+      view: 1,
+      message: { kind: "ready", isAnswer: true, known: [] },
+      nowMs: 0,
+    }),
   ];
   expect(outputs).toEqual([]);
 });
@@ -301,4 +312,52 @@ test("layers of which nobody alive has a copy are told as lost", () => {
   expect(ring.members(0)).toEqual([0, 1, 2]);
   // Node 0 holds its own and a copy of node 2's.
   expect([...ring.out.values()].flat().find(({ kind }) => kind === "lost")).toEqual({ kind: "lost", layers: [1] });
+});
+
+test("two members that do not reach each other begin a view: the third tells each that the other is ready", () => {
+  const ring = new Ring(0);
+  for (const node of [0, 1, 2]) ring.add(node, madeCandidate(node), {});
+  ring.cutLines.push([0, 2]);
+  for (const node of [0, 1, 2]) ring.give(node, { kind: "installed", view: 1 });
+  ring.pass(500);
+  for (const node of [0, 1, 2]) expect(ring.nodes.get(node)!.describe().phase).toBe("running");
+});
+
+describe("a member's install stands still", () => {
+  function standing(ready: readonly number[]): Ring {
+    const ring = new Ring(0);
+    for (const node of [0, 1, 2]) ring.add(node, madeCandidate(node), {});
+    for (const node of ready) ring.give(node, { kind: "installed", view: 1 });
+    return ring;
+  }
+
+  test("where two say so, it is left out of the next view", () => {
+    const ring = standing([0, 1]);
+    ring.give(0, { kind: "still" });
+    ring.pass(1_000);
+    expect(ring.nodes.get(0)!.view.view, "one alone may be wrong").toBe(1);
+    ring.give(2, { kind: "still" });
+    ring.pass(1_000);
+    expect(ring.members(0)).toEqual([0, 1]);
+    expect(ring.nodes.get(0)!.view.removed).toEqual([{ node: 2, cause: "silent" }]);
+  });
+
+  test("and where it is ready at last, nobody goes", () => {
+    const ring = standing([0, 1]);
+    ring.give(0, { kind: "still" });
+    ring.give(2, { kind: "installed", view: 1 });
+    ring.give(1, { kind: "still" });
+    ring.pass(1_000);
+    expect(ring.nodes.get(0)!.view.view).toBe(1);
+    expect(ring.nodes.get(0)!.describe().phase).toBe("running");
+  });
+
+  test("where nobody is ready, all try again", () => {
+    const ring = standing([]);
+    ring.give(0, { kind: "still" });
+    ring.give(1, { kind: "still" });
+    ring.pass(1_000);
+    expect(ring.nodes.get(0)!.view.view).toBe(2);
+    expect(ring.members(0)).toEqual([0, 1, 2]);
+  });
 });

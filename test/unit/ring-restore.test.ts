@@ -119,6 +119,7 @@ describe.each([
       const wishes = {
         joiners: [madeCandidate(7, 1), madeCandidate(8)],
         leavers: index % 3 === 0 ? [1] : [],
+        stragglers: [],
         map: null,
       };
       const frozen = JSON.stringify([view, answers, wishes]);
@@ -149,7 +150,7 @@ const sourcesAt = (version: number) =>
 
 test("a spare for which no commit waits bounds nothing, and stays", () => {
   const view = madeView(3, { owners: [0], cut: [[0, 3]], replicas: 0 });
-  const none = { joiners: [], leavers: [], map: null };
+  const none = { joiners: [], leavers: [], stragglers: [], map: null };
   expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])], []).kind).toBe("wait");
   const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], none, [], 0);
   expect(proposal).toMatchObject({ kind: "view", view: { restoreStep: 2, removed: [] } });
@@ -193,7 +194,7 @@ test.each<readonly [string, readonly (readonly [number, number])[], readonly num
     const held = Array.from({ length: 5 }, (__, layer) => [{ version: 1, digest: digestOf(layer, 1) }]);
     return { node, evidence: { ...evidence, held, severed } };
   });
-  const proposal = nextView(view, answers, { joiners: [], leavers: [], map: null }, [], 2);
+  const proposal = nextView(view, answers, { joiners: [], leavers: [], stragglers: [], map: null }, [], 2);
   const removed = [...new Set([...gone, 4])].map((node) => ({ node, cause: "silent" }));
   expect(proposal).toMatchObject({ kind: "view", view: { removed } });
 });
@@ -218,7 +219,7 @@ test("who has departed keeps only what a view was restored from", () => {
 
 test("of former voters that fill in those who have answered come first", () => {
   const view = madeView(1, { departed: [madeMember(1), madeMember(2)], voters: [0, 1, 2], cut: [[0, 3]] });
-  const wishes = { joiners: [madeCandidate(3)], leavers: [], map: null };
+  const wishes = { joiners: [madeCandidate(3)], leavers: [], stragglers: [], map: null };
   const proposal = nextView(view, [whole(0, 1, [1]), whole(2, null, [])], wishes, [], 1);
   expect(proposal.kind === "view" && proposal.view.voters).toEqual([0, 3, 2]);
 });
@@ -231,14 +232,14 @@ test("an unknown joiner has the first number that nobody has had", () => {
       [2, 3],
     ],
   });
-  const wishes = { joiners: [madeCandidate(9)], leavers: [], map: null };
+  const wishes = { joiners: [madeCandidate(9)], leavers: [], stragglers: [], map: null };
   const proposal = nextView(view, [whole(0, 1, [1]), whole(1, 1, [1])], wishes, [], 1);
   expect(proposal.kind === "view" && proposal.view.members.at(-1)).toEqual({ ...madeCandidate(9), node: 6 });
 });
 
 test("why a member is gone", () => {
   const view = madeView(3);
-  const wishes = { joiners: [], leavers: [2], map: null };
+  const wishes = { joiners: [], leavers: [2], stragglers: [], map: null };
   const proposal = nextView(view, [whole(0, 1, [1]), whole(2, 1, [1])], wishes, [1], 1);
   const removed = [
     { node: 1, cause: "closed" },
