@@ -280,8 +280,7 @@ export class RingNode {
 
   async #startSession(view: RingView, compute: ComputeThread): Promise<void> {
     const { job, folder, transport, inboxes, layerCosts } = this.#init;
-    const isFirst = view.owners[0] === this.#node;
-    const feeder = isFirst ? await this.#equipment.feeder() : undefined;
+    const feeder = view.owners[0] === this.#node ? await this.#equipment.feeder() : undefined;
     // The next to hold the model's begin has the data ready.
     if (this.#isReplicated && view.owners[1] === this.#node) void this.#equipment.feeder().catch(() => {});
     if (view !== this.#view) return;
@@ -297,10 +296,11 @@ export class RingNode {
       events: this.#sessionEvents(view),
     }));
     this.#tally.sessionBegan(view, this.#node);
+    // 1. The run is stopped. 2. A view changes before all have told how it ended. 3. The next one makes no step more than was told.
+    if (this.#isStopWanted) session.driver.requestStop();
     await session.start();
     if (session.isOver) return;
     if (this.#token !== undefined) session.sendToken(this.#token.version, this.#token.count);
-    if (this.#isStopWanted) session.driver.requestStop();
     const completedSteps = await session.driver.finished;
     if (!session.isOver) await this.#finishSession(session, completedSteps);
   }

@@ -72,6 +72,12 @@ describe("a stage under a list", () => {
 
   test("that is resumed begins with the checkpoint's step", () => {
     expect(opened({ node: 0, firstStep: 3 }).describe().step).toBe(3);
+    const stopped = new StageMachine(stageInit({ node: 0, firstStep: 3 }));
+    stopped.handle({ kind: "stopRequested" });
+    expect(stopped.handle({ kind: "start" }), "no step more than was told").toContainEqual({
+      kind: "sendEnd",
+      lastStep: 2,
+    });
     expect(opened({ firstStep: 3 }).placeFor(activation(0, 0)).kind).toBe("refused");
     expect(opened({ firstStep: 3 }).placeFor(activation(3, 0))).toEqual({ kind: "slot", slot: 0 });
   });
