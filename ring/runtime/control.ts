@@ -74,6 +74,12 @@ export class Control {
     void this.dial(peerId);
   }
 
+  /** As far as can be told the line to this peer is dead: what is said from now on goes over new connections. */
+  renew(peerId: string): void {
+    this.#peers.get(peerId)?.links.clear();
+    this.#init.transport.disconnect(peerId);
+  }
+
   /** Opens a stream where there is none. Never rejects. */
   dial(peerId: string): Promise<DialOutcome> {
     const peer = this.#peer(peerId);

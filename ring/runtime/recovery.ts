@@ -220,10 +220,7 @@ export class Recovery {
     this.#fence.tick();
     this.#lookout.watch?.tick();
     this.#council.handle({ kind: "tick", nowMs: nowMs() });
-    if (!isMember(this.#view, this.node)) {
-      const error = this.#outside.forsaken(this.#view, this.#init.self.peerId, nowMs());
-      if (error !== undefined) this.#init.events.failed(error);
-    }
+    if (!isMember(this.#view, this.node)) this.#lookOutside();
     const { isTraining, stepMs, steps } = this.#init.events.pace();
     const { phase, isSealed } = this.#council.membership.describe();
     const isInstalling = phase === "installing";
@@ -235,8 +232,16 @@ export class Recovery {
     this.wish({ kind: "stalled" });
   }
 
+  #lookOutside(): void {
+    const { peerId } = this.#init.self;
+    for (const silent of this.#outside.unheard(this.#view, peerId, nowMs())) this.#control.renew(silent);
+    const error = this.#outside.forsaken(this.#view, peerId, nowMs());
+    if (error !== undefined) this.#init.events.failed(error);
+  }
+
   #receive(peerId: string, boot: number, message: ControlMessage): void {
     const node = this.#council.nodeOf(peerId);
+    this.#outside.heard(peerId, nowMs());
     const isPresent = memberOf(this.#view, node)?.boot === boot && node !== this.node;
     if (isPresent) this.#lookout.watch?.heard(node);
     else if (node !== this.node) this.#init.events.met(node);

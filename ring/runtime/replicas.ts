@@ -4,7 +4,7 @@
  */
 import { Link, type Decision, type Receiver } from "../../src/net/link.ts";
 import type { Hello } from "../../src/net/hello.ts";
-import { BULK_BYTES_MARK, type ByteStream, type Transport } from "../../src/net/transport.ts";
+import { BULK_BYTES_MARK, type Transport } from "../../src/net/transport.ts";
 import { within } from "../../src/net/wait.ts";
 import type { LayerBlock } from "../../src/nn/blocks.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
@@ -19,7 +19,8 @@ import { checkMessage, encodeMessage, parseMessage } from "./messages.ts";
 export const REPLICA_PROTOCOL = "/ringtmp/replica/1";
 /** An owner may know of the view before this node has installed it. */
 const INSTALL_LIMIT_MS = 10_000;
-const FETCH_LIMIT_MS = 60_000;
+/** A holder of which nothing comes for so long is given up: another one may have the layers. However much there is, its parts come sooner. */
+const FETCH_QUIET_MS = 10_000;
 const REDIAL_MS = 200;
 /** An owner may send so much ahead: with more, tensors on the same connection wait behind it. */
 const WINDOW_BYTES = 1024 * 1024;
@@ -333,6 +334,7 @@ export interface FetchInit {
 export async function fetchLayers(init: FetchInit): Promise<void> {
   const { transport, addresses, job, version, layers, sizeOf, partArrived, arrived } = init;
   const parts = new Map<number, { readonly bytes: Uint8Array; done: number }>();
+  let quiet: NodeJS.Timeout | undefined;
   const receiver: Receiver = {
     destination: ({ kind, microBatch: layer, value: offset, payloadBytes }) => {
       const part = parts.get(layer) ?? { bytes: new Uint8Array(layers.includes(layer) ? sizeOf(layer) : 0), done: 0 };
@@ -346,17 +348,20 @@ export async function fetchLayers(init: FetchInit): Promise<void> {
     handle: ({ header: { kind, microBatch: layer, value: offset, payloadBytes } }, link) => {
       if (kind === FrameKind.replicaDone) return void link.close();
       partArrived();
+      quiet?.refresh();
       const bytes = parts.get(layer)?.bytes;
       if (bytes !== undefined && offset + payloadBytes === bytes.length) arrived({ layer, bytes });
     },
   };
-  let stream: ByteStream | undefined;
   try {
-    const signal = AbortSignal.timeout(FETCH_LIMIT_MS);
-    stream = await transport.dial(addresses, REPLICA_PROTOCOL, { signal });
+    const signal = AbortSignal.timeout(FETCH_QUIET_MS);
+    const stream = await transport.dial(addresses, REPLICA_PROTOCOL, { signal });
     const { link } = await Link.open(stream, { kind: "fetch", job, version, layers }, receiver);
-    await within(link.ended, FETCH_LIMIT_MS, () => link.abort("it takes too long"));
+    quiet = setTimeout(() => link.abort("nothing comes any more"), FETCH_QUIET_MS);
+    await link.ended;
   } catch {
     // Somebody else may have them.
+  } finally {
+    clearTimeout(quiet);
   }
 }

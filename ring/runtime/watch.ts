@@ -173,6 +173,7 @@ export class Watch {
       case "suspect":
         this.#suspicions.set(output.node, output);
         this.#accuse(output.node);
+        if (output.cause !== "closed") control.renew(memberOf(view, output.node)!.peerId);
         return this.#init.suspicions([...this.#suspicions.values()]);
       case "trust":
         this.#suspicions.delete(output.node);

@@ -49,6 +49,13 @@ export class Connections {
     }
   }
 
+  /** All to this peer; the next stream has a new one. */
+  abort(peer: string): void {
+    for (const connection of this.#node.getConnections()) {
+      if (connection.remotePeer.toString() === peer) connection.abort(new Error("the line seems to be cut"));
+    }
+  }
+
   #findShared(peer: string | undefined): Connection | undefined {
     return this.#node
       .getConnections()

@@ -116,6 +116,10 @@ class Libp2pTransport implements Transport {
     });
   }
 
+  disconnect(peerId: string): void {
+    this.#connections.abort(peerId);
+  }
+
   async close(): Promise<void> {
     await this.#node.stop();
   }

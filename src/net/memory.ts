@@ -71,6 +71,10 @@ class MemoryTransport implements Transport {
     return DONE;
   }
 
+  disconnect(peerId: string): void {
+    for (const stream of this.#streams) if (stream.remotePeer === peerId) stream.abort(streamEnded(peerId));
+  }
+
   close(): Promise<void> {
     this.#open = false;
     if (this.#members.get(this.peerId) === this) this.#members.delete(this.peerId);

@@ -72,6 +72,10 @@ class Severable implements SeverableTransport {
     return this.#inner.handle(protocol, (stream) => handler(this.#wrap(stream)));
   }
 
+  disconnect(peerId: string): void {
+    this.#inner.disconnect(peerId);
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#inner.close();

@@ -69,6 +69,10 @@ class Shaper implements ShapedTransport {
     return this.#inner.handle(protocol, (stream) => handler(this.#wrap(stream, protocol)));
   }
 
+  disconnect(peerId: string): void {
+    this.#inner.disconnect(peerId);
+  }
+
   async close(): Promise<void> {
     await this.#inner.close();
     for (const stream of this.#streams.keys()) stream.noticeEnd();

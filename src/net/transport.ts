@@ -81,6 +81,12 @@ export interface Transport {
   /** Gives every incoming stream of the protocol to the handler; one handler for a protocol. */
   handle(protocol: string, handler: StreamHandler): Promise<void>;
 
+  /**
+   * Ends every connection to this peer at once, as if it had died. 1. A line is cut, and what was sent is repeated ever more seldom. 2. It is mended.
+   * 3. What is said on the old connections arrives when the next repetition is due, up to as long after as the line was cut; new ones work at once.
+   */
+  disconnect(peerId: string): void;
+
   /** Ends every stream and frees the ports. */
   close(): Promise<void>;
 }

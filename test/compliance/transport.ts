@@ -66,6 +66,25 @@ export function transportCompliance(factory: TransportFactory): void {
         expect(() => near.write(new Uint8Array(1), "given")).toThrow(NetworkError);
       });
 
+      test("end at once where a peer is disconnected; other peers' do not, and it can be dialled again", async () => {
+        const near = await create();
+        const listen = async () => {
+          const far = await create();
+          const arrived: ByteStream[] = [];
+          await far.handle(PROTOCOL, (stream) => void arrived.push(stream));
+          return { far, arrived, stream: await near.dial(far.addresses, PROTOCOL) };
+        };
+        const [one, other] = [await listen(), await listen()];
+        near.disconnect(one.far.peerId);
+        await soon(Promise.all([one.stream, ...one.arrived].map(drain)), "the end of both sides");
+        expect(() => one.stream.write(new Uint8Array(1), "given")).toThrow(NetworkError);
+        other.stream.write(pattern(10, 0), "given");
+        await soon(other.stream.flushed());
+        const again = await near.dial(one.far.addresses, PROTOCOL);
+        again.write(pattern(10, 0), "given");
+        await soon(again.flushed());
+      });
+
       test("ask a writer to wait above its mark, which bulk sets lower", async () => {
         const [near, far] = await streams();
         far.unreadBytesMax = 1 << 24;

@@ -104,6 +104,7 @@ export class Duel implements AsyncDisposable {
       ...{ peerId: transport.peerId, addresses: transport.addresses },
       dial: (...given) => transport.dial(...given),
       handle: (protocol, handler) => transport.handle(protocol, protocol === DATA_PROTOCOL ? accept : handler),
+      disconnect: (peerId) => transport.disconnect(peerId),
       close: () => transport.close(),
     });
     const scratch = new Scratch();

@@ -107,6 +107,7 @@ export function line(shape: Omit<Shape, "protocols">): Line {
       return Promise.resolve(below);
     },
     handle: () => Promise.resolve(),
+    disconnect: () => {},
     close: () => {
       for (const below of opened) below.abort();
       return Promise.resolve();

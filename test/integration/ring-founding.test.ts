@@ -55,6 +55,7 @@ class Founded {
         await founder.handle(protocol, handler);
         if (protocol === CONTROL_PROTOCOL) this.#listens.resolve();
       },
+      disconnect: (peerId) => founder.disconnect(peerId),
       close: () => founder.close(),
     };
     const role = { kind: "founder", job, data } as const;

@@ -50,6 +50,7 @@ async function besiege(names: readonly string[]) {
   const first: Transport = {
     ...{ peerId, addresses, close: () => transports[0]!.close() },
     dial: (...given) => transports[0]!.dial(...given),
+    disconnect: (other) => transports[0]!.disconnect(other),
     handle: (protocol, handler) => {
       handlers.set(protocol, handler);
       return transports[0]!.handle(protocol, handler);

@@ -21,6 +21,7 @@ test("staged memory is of no stream below, and lies unchanged until it leaves", 
     addresses: [],
     dial: () => Promise.resolve(below),
     handle: () => Promise.resolve(),
+    disconnect: () => {},
     close: () => Promise.resolve(),
   };
   const transport = severable(inner);

@@ -15,6 +15,16 @@ test("only when every other member has refused for ten seconds", () => {
   expect(outside.forsaken(view, self, 25_000)?.message).toContain("no member of the ring listens");
 });
 
+test("a member that says nothing for two seconds is asked over another connection, again and again", () => {
+  const outside = new Outside();
+  expect(outside.unheard(view, self, 0)).toEqual([]);
+  outside.heard(third, 1_000);
+  expect(outside.unheard(view, self, 1_999)).toEqual([]);
+  expect(outside.unheard(view, self, 2_000)).toEqual([second]);
+  expect(outside.unheard(view, self, 2_999)).toEqual([]);
+  expect(outside.unheard(view, self, 4_000)).toEqual([second, third]);
+});
+
 test("silence is no refusal, and who answers counts anew", () => {
   const outside = new Outside();
   for (const peerId of [second, third]) outside.dialled(peerId, "refused", 0);
