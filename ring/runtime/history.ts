@@ -57,7 +57,7 @@ export class History {
     // 1. The ring ends without this node, which does not know it yet. 2. It is told, and given the losses. 3. What it had under way is known.
     if (step < this.#next) return;
     for (const { index, lastHeardMs } of this.#open.splice(0)) {
-      this.#recoveries[index] = { ...this.#recoveries[index]!, resumedMs: rounded(nowMs() - lastHeardMs) };
+      this.#recoveries[index] = { ...this.#recoveries[index]!, resumedMs: since(lastHeardMs, nowMs()) };
       this.#init.recorder.event("recovered", nowMs(), { ...this.#recoveries[index] });
     }
     const { state, recorder } = this.#init;
@@ -92,7 +92,7 @@ export class History {
     for (const { node, cause } of view.removed) {
       const heardMs = lastHeardMs(node);
       this.#open.push({ index: this.#recoveries.length, lastHeardMs: heardMs });
-      const times = { detectedMs: rounded(at - heardMs), resumedMs: null };
+      const times = { detectedMs: since(heardMs, at), resumedMs: null };
       this.#recoveries.push({ cause, node, step: view.restoreStep, view: view.view, ...times, recomputedSteps });
     }
     const { members, owners, cut, restoreStep, replicas, removed } = view;
@@ -163,4 +163,5 @@ export class History {
   }
 }
 
-const rounded = (milliseconds: number): number => Math.round(milliseconds * 10) / 10;
+/** Not below zero, nor minus zero: the last sign of life may come after the news of the death. */
+const since = (fromMs: number, toMs: number): number => Math.round(Math.max(0, toMs - fromMs) * 10) / 10;
