@@ -13,44 +13,33 @@ interface Report {
 }
 
 test(
-  "kills and a node that leaves: the same bits, and every fault in the report",
+  "a kill, a node that leaves and a line that is cut: the same bits, and every fault in the report",
   async () => {
     await using cli = new CommandLine();
-    const flags = ["-n", "3", ...SMALL, "--kills", "3", "--every", "0.3", "--seed", "5"] as const;
-    const faults = ["--faults", "kill,leave,founder"] as const;
+    const flags = ["-n", "3", ...SMALL, "--kills", "3", "--every", "0.3", "--seed", "2"] as const;
+    const faults = ["--faults", "kill,leave,cut:3"] as const;
     const { code, stdout, stderr } = await cli.run("chaos", ...flags, ...faults, "--out", "run", "--json");
     expect(code, stderr).toBe(0);
     const report = JSON.parse(stdout) as Report;
     expect(report).toEqual(cli.json("run", "chaos.json"));
     expect(report).toMatchObject({ isEqual: true, differences: [], lostCommittedSteps: 0 });
     expect(report.faults).toHaveLength(3);
-    for (const { faultToDetectedMs } of report.faults) expect(faultToDetectedMs).toBeGreaterThan(0);
+    expect(report.faults.map(({ kind }) => kind)).toEqual(["leave", "kill", "cut:3"]);
+    // On a busy machine the line may be mended before anybody is missed.
+    const [left, killed, cut] = report.faults;
+    for (const fault of [left, killed]) expect(fault!.faultToDetectedMs).toBeGreaterThan(0);
+    expect(cut!.nodes).toHaveLength(2);
     expect(stderr).toMatch(
-      /fault 1 \(.* of node \d\) of 3, at step \d+\n {2}whole again after \d.*steps\/s, about .* left\n/,
+      /fault 1 \(leave of node \d\) of 3, at step \d+\n {2}whole again after \d.*steps\/s, about .* left\n/,
     );
-    const serial = await cli.train("--system", "serial", ...SMALL, "--seed", "5", "--steps", String(report.steps));
+    const serial = await cli.train("--system", "serial", ...SMALL, "--seed", "2", "--steps", String(report.steps));
     const { weightsSha256, lossCurveSha256, recoveries } = cli.json("run", "summary.json");
     expect({ weightsSha256, lossCurveSha256 }).toEqual({
       weightsSha256: serial["weightsSha256"],
       lossCurveSha256: serial["lossCurveSha256"],
     });
     const times = (recoveries as readonly Record<string, unknown>[]).map((each) => each["faultToDetectedMs"]);
-    expect(times.filter((time) => typeof time === "number").length).toBeGreaterThanOrEqual(3);
-  },
-  LIMIT_MS,
-);
-
-test(
-  "a line between neighbours is cut and mended: the same bits, whether an end of it went or not",
-  async () => {
-    await using cli = new CommandLine();
-    const flags = ["-n", "3", ...SMALL, "--kills", "1", "--every", "0", "--faults", "cut:4"] as const;
-    const { code, stdout, stderr } = await cli.run("chaos", ...flags, "--out", "run", "--json");
-    expect(code, stderr).toBe(0);
-    const report = JSON.parse(stdout) as Report;
-    expect(report).toMatchObject({ isEqual: true, lostCommittedSteps: 0, faults: [{ kind: "cut:4" }] });
-    expect(report.faults[0]!.nodes).toHaveLength(2);
-    expect(stderr).toMatch(/fault 1 \(cut:4 of node \d, \d\) of 1/);
+    expect(times.filter((time) => typeof time === "number").length).toBeGreaterThanOrEqual(2);
   },
   LIMIT_MS,
 );

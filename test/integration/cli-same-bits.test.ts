@@ -34,11 +34,10 @@ describe("a ring has the bits of one process", () => {
       for (const [nodes, schedule, laps] of [
         ["1", "zero-bubble", "1"],
         ["2", "naive", "1"],
-        ["4", "gpipe", "1"],
+        ["2", "gpipe", "1"],
         ["2", "1f1b", "1"],
-        ["4", "interleaved", "2"],
-        ["4", "zb-h1", "1"],
-        ["4", "zero-bubble", "1"],
+        ["2", "interleaved", "2"],
+        ["2", "zb-h1", "1"],
         ["4", "zero-bubble", "2"],
       ] as const) {
         const out = `${nodes}-${schedule}-${laps}`;
@@ -74,7 +73,7 @@ describe("a ring has the bits of one process", () => {
       for (const optimizer of optimizers) {
         const job = [...SMALL, "--steps", "4", "--engine", engine, "--optimizer", optimizer] as const;
         const serial = await cli.train("--system", "serial", ...job, "--out", `serial-${optimizer}`);
-        const ring = await cli.train("-n", "3", ...job, "--out", `ring-${optimizer}`);
+        const ring = await cli.train("-n", "2", ...job, "--out", `ring-${optimizer}`);
         expect(hashes(ring), optimizer).toEqual(hashes(serial));
         expect(ring["engine"]).toBe(engine);
         results.add(ring["weightsSha256"]);
@@ -107,7 +106,17 @@ describe("a ring has the bits of one process", () => {
     "and learns: 300 steps of the default model on 4 nodes",
     async () => {
       await using cli = new CommandLine();
-      const { testAccuracy, steps } = await cli.train(...MNIST, "-n", "4", "--steps", "300", "--out", "run");
+      const { testAccuracy, steps } = await cli.train(
+        ...MNIST,
+        "-n",
+        "4",
+        "--replicas",
+        "0",
+        "--steps",
+        "300",
+        "--out",
+        "run",
+      );
       expect(steps).toBe(300);
       expect(testAccuracy).toBeGreaterThanOrEqual(0.93);
     },
