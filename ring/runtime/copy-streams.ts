@@ -25,6 +25,8 @@ export interface CopyStreamsInit {
 
 export class CopyStreams {
   readonly #init: CopyStreamsInit;
+  /** Of the views before. */
+  #earlier: NodeTraffic = { sent: 0, received: 0 };
   #followers: readonly { readonly follower: Follower; readonly isSpare: boolean }[] = [];
 
   constructor(init: CopyStreamsInit) {
@@ -91,14 +93,15 @@ export class CopyStreams {
 
   /** The view is over. */
   close(): void {
+    this.#earlier = this.traffic;
     for (const { follower } of this.#followers) follower.stop();
     this.#followers = [];
     this.#init.inbox.remove();
   }
 
-  /** In this view: gradients that left for copies and came for those here, and what each copy said it holds. */
+  /** In all views: gradients that left for copies and came for those here, and what each copy said it holds. */
   get traffic(): NodeTraffic {
-    const ends = [...this.#followers.map(({ follower }) => follower.traffic), this.#init.inbox.traffic];
+    const ends = [this.#earlier, this.#init.inbox.traffic, ...this.#followers.map(({ follower }) => follower.traffic)];
     return {
       sent: ends.reduce((sum, { sent }) => sum + sent, 0),
       received: ends.reduce((sum, { received }) => sum + received, 0),
