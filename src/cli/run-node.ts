@@ -15,15 +15,13 @@ import {
   type RingView,
   type RunOutcome,
 } from "../../ring/index.ts";
-import { fingerprintOf } from "../config/fingerprint.ts";
 import type { Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
 import { createLibp2pTransport } from "../net/libp2p.ts";
 import { severable, type SeverableTransport } from "../net/severable.ts";
-import { checkSameJob, newestCheckpoint, removeDrafts } from "../runtime/checkpoint.ts";
 import { nowMs } from "../runtime/clock.ts";
-import { checkSameData, loadJobData } from "../runtime/job-data.ts";
+import { loadJobData } from "../runtime/job-data.ts";
 import { controlSocket, entryFor, serveControl, type ControlRequest, type Obeyed } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
@@ -32,6 +30,7 @@ import { defined } from "../types/assert.ts";
 import { DataError, InterruptedError } from "../types/errors.ts";
 import { estimateRun, type RunEstimate } from "./estimate.ts";
 import { tellError, type ToldError } from "./failure.ts";
+import { openRun } from "./open-run.ts";
 import { notDurableText } from "./progress.ts";
 
 const PAUSE_LOOK_MS = 1_000;
@@ -336,32 +335,6 @@ function stateOf(phase: string, recovery: { readonly phase: string; readonly isS
 
 function notYet(step: number) {
   return { step, phase: "joining", idlePercent: 0 };
-}
-
-/** A fresh folder, or the one to go on in with what it holds. */
-export function openRun(
-  settings: Settings,
-  out: string,
-  options: { readonly force: boolean; readonly resume: boolean },
-  data: DataSet,
-  warn: (text: string) => void,
-): { readonly folder: RunFolder; readonly firstStep: number } {
-  if (!options.resume) {
-    const folder = RunFolder.create(out, options.force);
-    folder.writeJson(RUN_FILES.config, settings);
-    return { folder, firstStep: 0 };
-  }
-  const folder = new RunFolder(out);
-  const { manifest } = newestCheckpoint(folder, warn);
-  checkSameData(folder, data, `--resume ${out}`);
-  // Which engine runs is settled later; that it is the same one is checked where the settings are.
-  const engine = String(manifest.fingerprint["engine"]);
-  checkSameJob(manifest, fingerprintOf(settings, data.sha256, engine), `--resume ${out}`);
-  const firstStep = manifest.step;
-  removeDrafts(folder);
-  folder.cutMetrics(firstStep);
-  folder.writeJson(RUN_FILES.config, settings);
-  return { folder, firstStep };
 }
 
 function newJob(settings: Settings, data: DataSet, firstStep: number): Job {

@@ -8,8 +8,8 @@ import { entryFor, serveControl } from "../runtime/process-control.ts";
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { SerialRun } from "../runtime/serial.ts";
 import { ExitCode } from "../types/errors.ts";
+import { openRun } from "./open-run.ts";
 import { notDurableText, type Progress } from "./progress.ts";
-import { openRun } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
