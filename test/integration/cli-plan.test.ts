@@ -87,7 +87,7 @@ test("a ring of 4 nodes with copies sends what is predicted: payload, and header
   const both = sent.map((bytes, node) => bytes + perStep("bytesReceived", node));
   const { bytesPerStep, busiestNodeBytesPerStep } = (await planOf(cli, ...flags)).systems[0]!;
   const total = sent.reduce((sum, bytes) => sum + bytes, 0);
-  for (const ratio of [total / bytesPerStep!, Math.max(...both) / busiestNodeBytesPerStep!]) {
+  for (const ratio of [total / bytesPerStep, Math.max(...both) / busiestNodeBytesPerStep]) {
     expect(ratio).toBeGreaterThan(1);
     expect(ratio).toBeLessThan(1.02);
   }
