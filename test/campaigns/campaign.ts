@@ -66,11 +66,17 @@ export async function runCampaign<Result extends object, Output>(campaign: Campa
     const result = { id: cell.id, ...(await runCell(campaign, cell)) };
     appendFileSync(file, `${JSON.stringify(result)}\n`);
     results.push(result);
+    // What is there is worth reading before all is.
+    writeFileSync(join(folder, "README.md"), campaign.report(results));
   }
   const report = campaign.report(results);
   writeFileSync(join(folder, "README.md"), report);
   process.stdout.write(report);
 }
+
+/** A campaign that is interrupted ends its run too, and can go on with it later. */
+const interrupted = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
 
 async function runCell<Result extends object, Output>(campaign: Campaign<Result, Output>, cell: Cell): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "ringtmp-campaign-"));
@@ -82,7 +88,7 @@ async function runCell<Result extends object, Output>(campaign: Campaign<Result,
         ...(campaign.command === undefined ? ["train", "--orphans", "end"] : [campaign.command]),
         ...[...cell.flags, "--out", out, "--json", "--quiet"],
       ],
-      { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 },
+      { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024, signal: interrupted.signal },
     );
     return campaign.measure(cell, JSON.parse(stdout) as Output, out);
   } finally {

@@ -1,55 +1,16 @@
 /**
- * @file The recovery machines in 200,000 simulated rings with faults (`test/simulation/recovery.test.ts` has 2,000 of them). A block of seeds is
- * written down when it is done, so that an interrupted campaign goes on where it was; a seed that breaks a rule is written down too.
+ * @file The recovery machines in 200,000 simulated rings with faults (`test/simulation/recovery.test.ts` has 2,000 of them), on all cores. A block of
+ * seeds is written down when it is done, so that an interrupted campaign goes on where it was; a seed that breaks a rule is written down too.
  */
+import { once } from "node:events";
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { drawScenario } from "../helpers/recovery-simulation-scenario.ts";
-import { brokenRule } from "../helpers/recovery-simulation-shrink.ts";
-import { simulateRecovery, type RecoveryOutcome } from "../helpers/recovery-simulation.ts";
+import { Worker } from "node:worker_threads";
 import { ROOT, table } from "./campaign.ts";
+import { add, BLOCK, type Block, type Counts } from "./recovery-blocks.ts";
 
 const SEEDS = 200_000;
-const BLOCK = 1_000;
-/** Upper ends, in virtual milliseconds. */
-const RESUME_MS = [100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 90_000];
-
-type Counts = Readonly<Record<string, number>>;
-
-/** What a block of seeds came to; sums, so that blocks add up. */
-interface Block {
-  readonly seed: number;
-  readonly counts: Counts;
-  readonly crashes: Counts;
-  readonly recomputed: Counts;
-  readonly resumed: Counts;
-  readonly broken: readonly { readonly seed: number; readonly rule: string }[];
-}
-
-function add(into: Record<string, number>, from: Counts): void {
-  for (const [name, count] of Object.entries(from)) into[name] = (into[name] ?? 0) + count;
-}
-
-function runBlock(first: number): Block {
-  const [counts, crashes, recomputed, resumed] = [{}, {}, {}, {}] as Record<string, number>[];
-  const broken: { seed: number; rule: string }[] = [];
-  for (let seed = first; seed < first + BLOCK; seed += 1) {
-    const scenario = drawScenario(seed);
-    let outcome: RecoveryOutcome;
-    try {
-      outcome = simulateRecovery(scenario);
-    } catch {
-      broken.push({ seed, rule: brokenRule(scenario) ?? "it does not break again" });
-      continue;
-    }
-    const { events, views, steps, restarts, isExceeded, resumeMs } = outcome;
-    add(counts!, { events, views, steps, restarts, exceeded: isExceeded ? 1 : 0 });
-    add(crashes!, outcome.crashes);
-    for (const each of outcome.recomputed) add(recomputed!, { [each]: 1 });
-    if (resumeMs !== null && !isExceeded) add(resumed!, { [RESUME_MS.find((end) => resumeMs <= end) ?? "more"]: 1 });
-  }
-  return { seed: first, counts: counts!, crashes: crashes!, recomputed: recomputed!, resumed: resumed!, broken };
-}
 
 function report(blocks: readonly Block[]): string {
   const sum = (of: (block: Block) => Counts): [string, number][] => {
@@ -60,7 +21,7 @@ function report(blocks: readonly Block[]): string {
   const broken = blocks.flatMap((block) => block.broken);
   return [
     "# Recovery in simulated rings\n\n",
-    `Seeds 0 to ${blocks.length * BLOCK - 1}: rings of 1 to 7 nodes with up to 3 replicas, faults for 4 s of virtual time, then healed. `,
+    `${blocks.length * BLOCK} seeds from 0 on: rings of 1 to 7 nodes with up to 3 replicas, faults for 4 s of virtual time, then healed. `,
     "V1 to V12, L1 to L3 of `ring/README.md` after every event. `exceeded`: more was lost than replicas and voters bear; only safety is demanded. ",
     "Remake with `npm run campaign -- recovery` (delete `blocks.jsonl` first).\n\n",
     `Seeds that break a rule: ${broken.map(({ seed, rule }) => `${seed} (${rule})`).join(", ") || "none"}.\n\n`,
@@ -86,18 +47,26 @@ function report(blocks: readonly Block[]): string {
   ].join("");
 }
 
-export function recovery(): void {
+export async function recovery(): Promise<void> {
   const folder = join(ROOT, "results", "campaigns", "recovery");
   mkdirSync(folder, { recursive: true });
   const file = join(folder, "blocks.jsonl");
   const written = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n") : [];
   const blocks = written.filter((line) => line !== "").map((line) => JSON.parse(line) as Block);
-  for (let seed = blocks.length * BLOCK; seed < SEEDS; seed += BLOCK) {
-    const block = runBlock(seed);
-    appendFileSync(file, `${JSON.stringify(block)}\n`);
-    blocks.push(block);
-    process.stderr.write(`${blocks.length * BLOCK} of ${SEEDS} seeds, ${block.broken.length} broken\n`);
-    writeFileSync(join(folder, "README.md"), report(blocks));
-  }
+  const firsts = Array.from({ length: SEEDS / BLOCK }, (_, index) => index * BLOCK);
+  const left = firsts.filter((first) => blocks.every(({ seed }) => seed !== first));
+  const work = async (): Promise<void> => {
+    const worker = new Worker(new URL("./recovery-worker.ts", import.meta.url));
+    for (let first = left.shift(); first !== undefined; first = left.shift()) {
+      worker.postMessage(first);
+      const [block] = (await once(worker, "message")) as [Block];
+      appendFileSync(file, `${JSON.stringify(block)}\n`);
+      blocks.push(block);
+      process.stderr.write(`${blocks.length * BLOCK} of ${SEEDS} seeds, ${block.broken.length} broken in ${first}\n`);
+      writeFileSync(join(folder, "README.md"), report(blocks));
+    }
+    await worker.terminate();
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work));
   process.stdout.write(report(blocks));
 }
