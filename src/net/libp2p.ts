@@ -59,11 +59,17 @@ export async function createLibp2pTransport(init: Libp2pTransportInit): Promise<
       addresses: { listen: [...listen] },
       transports: [tcp()],
       connectionEncrypters: encryption === "both" ? [...encrypters.tls, ...encrypters.noise] : encrypters[encryption],
-      streamMuxers: [yamux({ streamOptions: STREAM_OPTIONS })],
+      // By default an eleventh stream that is opened before the other side has finished its handshake ends the connection.
+      streamMuxers: [yamux({ streamOptions: STREAM_OPTIONS, maxEarlyStreams: STREAMS_PER_PROTOCOL_MAX })],
       // The default monitor ends healthy transfers on slow links. A peer that freezes is therefore not noticed here.
       connectionMonitor: { abortConnectionOnPingFailure: false },
       // A whole ring may connect from one address within a second.
-      connectionManager: { inboundConnectionThreshold: CONNECTIONS_MAX, maxConnections: CONNECTIONS_MAX },
+      connectionManager: {
+        inboundConnectionThreshold: CONNECTIONS_MAX,
+        maxConnections: CONNECTIONS_MAX,
+        // By default an eleventh handshake at once is hung up on.
+        maxIncomingPendingConnections: CONNECTIONS_MAX,
+      },
       connectionGater: { denyInboundEncryptedConnection: (peer) => allow?.(peer.toString()) === false },
     });
     return new Libp2pTransport(node);
@@ -98,7 +104,7 @@ class Libp2pTransport implements Transport {
         const connection = await this.#connections.take(parsed, { isOwn, signal });
         return await openStream(connection, protocol, { isOwn, signal });
       } catch (error) {
-        // On a busy machine one handshake in some dozens ends early (seen with Noise), for no reason of the peer's.
+        // A shared connection may be ending just now; the next attempt makes a new one.
         const mayTryAgain = attempt < DIAL_ATTEMPTS_MAX && isHangUp(error) && !signal.aborted;
         if (!mayTryAgain) throw dialError(list.join(", "), protocol, signal, error);
       }
