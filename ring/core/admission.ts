@@ -17,16 +17,19 @@ export interface JoinWish {
 
 export class Admission {
   /** By peer id, with the time at which it was last said. */
-  readonly #wishes = new Map<string, JoinWish & { readonly askedMs: number }>();
+  readonly #wishes = new Map<string, JoinWish & { readonly askedMs: number; readonly from: number }>();
   /** Of this node's own wish. */
   readonly #heardBy = new Set<number>();
 
-  /** @param of the view whose members the wish speaks of */
-  wished(view: RingView, of: number, { candidate, heardBy }: JoinWish, nowMs: number): void {
+  /**
+   * @param of the view whose members the wish speaks of
+   * @param from the number under which its sender is spoken to
+   */
+  wished(view: RingView, of: number, { candidate, heardBy }: JoinWish, from: number, nowMs: number): void {
     const known = view.members.find(({ peerId }) => peerId === candidate.peerId);
     // A member whose process was restarted has lost its memory: it joins anew, and nobody waits for it before that.
     if (known !== undefined && candidate.boot <= known.boot) return;
-    this.#wishes.set(candidate.peerId, { candidate, heardBy: of === view.view ? heardBy : [], askedMs: nowMs });
+    this.#wishes.set(candidate.peerId, { candidate, heardBy: of === view.view ? heardBy : [], from, askedMs: nowMs });
   }
 
   /** Members whose process has come back without its memory. */
@@ -40,6 +43,11 @@ export class Admission {
     const wishes = [...this.#wishes.values()].filter(({ askedMs }) => nowMs - askedMs < WISH_MS);
     const heard = wishes.filter(({ heardBy }) => present.every((node) => heardBy.includes(node)));
     return heard.map(({ candidate }) => candidate);
+  }
+
+  /** Who still waits: those whom it knows may be gone before it hears of a newer view by itself. */
+  get askers(): readonly number[] {
+    return [...this.#wishes.values()].map(({ from }) => from);
   }
 
   adopt({ members }: RingView): void {

@@ -148,7 +148,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   /** The one gate: what speaks of another view than this node's reaches no handler. */
   #message(from: number, view: number, message: MembershipMessage): void {
     if (message.kind === "decided") return this.#adopt(message.value);
-    if (message.kind === "join") this.#admission.wished(this.#view, view, message, this.#nowMs);
+    if (message.kind === "join") this.#admission.wished(this.#view, view, message, from, this.#nowMs);
     if (view < this.#view.view) return this.#send([from], { kind: "decided", value: this.#view });
     if (view > this.#view.view) return this.#send([from], { kind: "behind" });
     switch (message.kind) {
@@ -252,6 +252,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#overtaken = 0;
     this.#waitsFor = null;
     this.#admission.adopt(view);
+    this.#send(this.#admission.askers, { kind: "decided", value: view });
     for (const node of this.#leavers) if (!isMember(view, node)) this.#leavers.delete(node);
     this.#out.push({ kind: "persist", view, id: 0, vote: null });
     this.#phase = me === undefined ? "outside" : "installing";
@@ -302,7 +303,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     if (this.#agreement.isSealed || this.#isStalled || this.#gone.length > 0) return true;
     if (this.#readiness.stragglers.length > 0) return true;
     if (!this.#isSettled) return false;
-    return this.#admissible.length > 0 || this.#leavers.size > 0 || this.#map !== null;
+    // Where all want to go, nobody could: views would come and go, and no joiner be heard by all.
+    const mayLeave = this.#leavers.size > 0 && this.#view.members.some(({ node }) => !this.#leavers.has(node));
+    return this.#admissible.length > 0 || mayLeave || this.#map !== null;
   }
 
   get #admissible(): readonly Candidate[] {

@@ -169,6 +169,14 @@ test("who leaves goes at a step's end, and is told so", () => {
   expect(ring.members(0), "it does not ask to come back").toEqual([0, 2]);
 });
 
+test("where all want to go nobody goes, and no view changes in vain", () => {
+  const ring = new Ring(3);
+  for (const node of [0, 1, 2]) ring.give(node, { kind: "leave" });
+  ring.settle();
+  ring.pass(3_000);
+  expect(ring.nodes.get(0)!.view.view).toBe(1);
+});
+
 test.each([
   ["an end of it", [0]],
   ["both ends", [0, 1]],
@@ -216,15 +224,16 @@ test("what members of one view answered says nothing of the next one's", () => {
   const [view, next] = [madeView(2), madeView(3, { view: 2 })];
   const wish = { candidate: madeCandidate(7), heardBy: [0, 1, 2] };
   const admission = new Admission();
-  admission.wished(view, 1, wish, 0);
+  admission.wished(view, 1, wish, 7, 0);
   expect(admission.admissible(view, [], 0)).toEqual([wish.candidate]);
   admission.answered(0);
   admission.adopt(next);
+  expect(admission.askers, "it is told of the next one").toEqual([7]);
   expect(admission.admissible(next, [], 0)).toEqual([]);
   expect(admission.heardBy).toEqual([]);
-  admission.wished(next, 1, wish, 0);
+  admission.wished(next, 1, wish, 7, 0);
   expect(admission.admissible(next, [], 0), "said of an older view").toEqual([]);
-  admission.wished(next, 2, { ...wish, heardBy: [0, 1] }, 0);
+  admission.wished(next, 2, { ...wish, heardBy: [0, 1] }, 7, 0);
   expect(admission.admissible(next, [], 0)).toEqual([]);
   expect(admission.admissible(next, [2], 0), "who is gone need not hear it").toEqual([wish.candidate]);
 });
