@@ -15,6 +15,7 @@ import {
   type Vote,
 } from "./agreement.ts";
 import type { Candidate } from "./formation.ts";
+import { absentFrom, Lack } from "./lack.ts";
 import type { MembershipInit, MembershipInput, MembershipMessage, MembershipOutput } from "./membership-messages.ts";
 import { nextView, type Wishes } from "./next-view.ts";
 import { Readiness } from "./readiness.ts";
@@ -26,8 +27,8 @@ import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 const REPEAT_MS = 150;
 /** How long a member that nobody suspects may take to answer: whether it is slow or gone is the detector's business. */
 const ANSWER_MS = 5_000;
-/** After this time nobody counts any more on those who left earlier views. */
-const DEPARTED_MS = 5_000;
+/** So often each member calls those who have departed: what one of them knew before its process was restarted may be of members that are all gone. */
+const CALL_MS = 5_000;
 
 type Phase = "outside" | "installing" | "ready" | "running";
 
@@ -51,9 +52,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   /** This node's newest ballot that was refused. */
   #overtaken: Ballot = 0;
   #roundMs = 0;
-  /** Since when what was answered has not been enough, and the newest round of which that is true. */
-  #lacking: { readonly ballot: Ballot; readonly sinceMs: number } | undefined;
+  #lack = new Lack();
   #repeatedMs = 0;
+  #calledMs = 0;
   #nowMs = 0;
   #waitsFor: string | null = null;
   #out: MembershipOutput[] = [];
@@ -117,6 +118,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
       case "message":
         return this.#message(input.from, input.view, input.message);
       case "suspicions":
+        if (input.dead.some((node) => !this.#dead.includes(node))) this.#lack.died(this.#agreement.state.highest);
         this.#suspected = input.suspected;
         this.#dead = input.dead;
         this.#severed = input.severed;
@@ -249,6 +251,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     this.#dead = this.#dead.filter((node) => !isMember(view, node));
     this.#map = null;
     this.#turns = new Turns();
+    this.#lack = new Lack();
     this.#overtaken = 0;
     this.#waitsFor = null;
     this.#admission.adopt(view);
@@ -266,6 +269,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     if (this.#phase === "ready") this.#sayReady();
     if (this.#isLeaving && isMember(this.#view, this.#node)) this.#askToLeave();
     if (this.#phase === "outside" && !this.#isLeaving) this.#askToJoin();
+    if (this.#phase === "outside" || this.#nowMs - this.#calledMs < CALL_MS) return;
+    this.#calledMs = this.#nowMs;
+    for (const { node } of this.#view.departed) this.#send([node], { kind: "decided", value: this.#view });
   }
 
   #askToJoin(): void {
@@ -282,7 +288,9 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
 
   /** Who held these layers is dead, and no vote of anybody brings them back: there is no quorum to wait for. */
   #tellLost(): void {
-    if (this.#dead.length === 0 || !this.#isSettled) return;
+    const { round } = this.#agreement.state;
+    if (round.kind !== "preparing" || !this.#isSettled) return;
+    if (!this.#lack.isAllAsked(round.ballot, absentFrom(this.#view, round.promises), this.#dead)) return;
     const layers = layersHeldBy(this.#view, this.#dead);
     if (layers.length > 0) this.#out.push({ kind: "lost", layers });
   }
@@ -331,7 +339,7 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   get #isWaitingForAnswers(): boolean {
     const { round, highest } = this.#agreement.state;
     const isOpen = round.kind === "preparing" && round.ballot === highest && this.#agreement.hasQuorum;
-    return isOpen && this.#lacking?.ballot !== round.ballot;
+    return isOpen && !this.#lack.isOf(round.ballot);
   }
 
   #choose(): void {
@@ -342,22 +350,14 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     }
     const bound = boundValue(round.promises);
     if (bound !== undefined) return this.#act(this.#agreement.handle({ kind: "choose", value: bound }));
-    const answered = new Set(round.promises.map(({ node }) => node));
-    const awaited = this.#view.members.map(({ node }) => node).filter((node) => !answered.has(node));
+    const absent = absentFrom(this.#view, round.promises);
     const gone = this.#gone;
-    if (awaited.some((node) => !gone.includes(node)) && this.#nowMs - this.#roundMs < ANSWER_MS) return;
+    if (absent.members.some((node) => !gone.includes(node)) && this.#nowMs - this.#roundMs < ANSWER_MS) return;
     const proposal = nextView(this.#view, round.promises, this.#wishes, this.#dead, this.#init.replicas);
     if (proposal.kind === "view") return this.#act(this.#agreement.handle({ kind: "choose", value: proposal.view }));
     this.#waitsFor = proposal.reason;
-    // 1. A node promises while it still fetches layers. 2. Who sends them dies. 3. The node has them now, and its promise does not say so.
-    const isAskedAnew = this.#lacking !== undefined && this.#lacking.ballot !== round.ballot;
-    this.#lacking = { ballot: round.ballot, sinceMs: this.#lacking?.sinceMs ?? this.#nowMs };
-    const mayStillAnswer = !isAskedAnew || awaited.some((node) => !this.#dead.includes(node));
-    const isLate = this.#nowMs - this.#lacking.sinceMs >= DEPARTED_MS;
-    const departed = this.#view.departed.some(({ node }) => !answered.has(node) && !this.#dead.includes(node));
-    if (proposal.missing.length > 0 && !mayStillAnswer && (isLate || !departed)) {
-      this.#out.push({ kind: "lost", layers: proposal.missing });
-    }
+    const isLost = this.#lack.isFinal(round.ballot, absent, this.#dead, this.#nowMs);
+    if (isLost && proposal.missing.length > 0) this.#out.push({ kind: "lost", layers: proposal.missing });
   }
 
   get #wishes(): Wishes {

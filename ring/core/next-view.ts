@@ -2,7 +2,16 @@
 import type { Candidate } from "./formation.ts";
 import { restoreFrom, type Answer } from "./restore.ts";
 import { mapWithout, type SegmentMap } from "./segment-map.ts";
-import { memberOf, peersOf, votersOf, type Removal, type RingMember, type RingView, type StepLoss } from "./view.ts";
+import {
+  layersHeldBy,
+  memberOf,
+  peersOf,
+  votersOf,
+  type Removal,
+  type RingMember,
+  type RingView,
+  type StepLoss,
+} from "./view.ts";
 
 /** What members want of the next view beside going on without the dead. */
 export interface Wishes {
@@ -43,7 +52,10 @@ export function nextView(
   const staying = able.filter((node) => !wishes.leavers.includes(node) && !wishes.stragglers.includes(node));
   // Who wants to go while nobody else holds anything stays.
   const survivors = new Set(staying.length > 0 ? staying : able);
-  if (survivors.size === 0) return { kind: "wait", missing: [], reason: "no member that holds anything has answered" };
+  if (survivors.size === 0) {
+    const reason = "no member that holds anything has answered";
+    return { kind: "wait", missing: layersHeldBy(old, nodesOf(old.members)), reason };
+  }
   const map = mapAfter(old, survivors, wishes);
   const kept = map.members.map((node) => memberOf(old, node)!);
   const joiner = wishes.joiners.find(({ peerId }) => kept.every((member) => member.peerId !== peerId));

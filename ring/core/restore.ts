@@ -40,7 +40,7 @@ export interface Answer {
 export type Restore =
   /** Without sources: the version comes from the seed or from files, as at the view's own begin. */
   | { readonly kind: "restore"; readonly step: number; readonly sources: readonly LayerSource[] }
-  /** More must answer first. `missing`: layers of which nobody who answered has a copy that may be used. */
+  /** More must answer first. `missing`: layers of which nobody who answered has a copy that may be used, or none of which that is known. */
   | { readonly kind: "wait"; readonly missing: readonly number[]; readonly reason: string };
 
 /**
@@ -54,7 +54,10 @@ export function restoreFrom(view: RingView, answers: readonly Answer[], dead: re
   const bounds = answers.flatMap(({ node, evidence }) => (holdsLayers(view, node) ? (evidence.bound ?? []) : []));
   const isBounded =
     bounds.length > 0 || view.members.every(({ node }) => answers.some((answer) => answer.node === node));
-  if (!isBounded) return { kind: "wait", missing: [], reason: "nobody who answered took part: all members are needed" };
+  if (!isBounded) {
+    const reason = "nobody who answered took part: all members are needed";
+    return { kind: "wait", missing: [...copies.keys()], reason };
+  }
   const known = answers.map(({ evidence }) => evidence.committed);
   const least = Math.max(
     0,

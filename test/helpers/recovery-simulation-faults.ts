@@ -2,7 +2,7 @@
  * @file What a scenario does to a simulated ring, and whether the ring can bear it: a fault that would take the last copy of a layer, or the
  * majority of the voters for good, does not happen within the budget; beyond it only safety is demanded.
  */
-import type { RingView } from "../../ring/core/view.ts";
+import { holdsLayers, type RingView } from "../../ring/core/view.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { SimulatedPeer, type VoteRecord } from "./recovery-simulation-peer.ts";
 import { RecoveryProcess } from "./recovery-simulation-process.ts";
@@ -265,8 +265,12 @@ export class Faults {
     const left = peers.flatMap(({ process }) =>
       process === undefined || process.peer === without || nowMs < process.peer.silentUntilMs ? [] : [process],
     );
-    // Where every member has lost its memory nobody knows what was committed last. Who was evicted may not have heard of it.
-    if (!left.some(({ peer, boot }) => isIn(checker.newest, peer, boot))) return false;
+    // Where every member that holds layers has lost its memory nobody knows what was committed last, unless all the others say that they
+    // never began. Who was evicted may not have heard of it.
+    const { newest } = checker;
+    const members = left.filter(({ peer, boot }) => isIn(newest, peer, boot));
+    const isKnown = members.some(({ node }) => holdsLayers(newest, node)) || members.length === newest.members.length;
+    if (!isKnown) return false;
     const versions = new Set(left.flatMap(({ memory }) => memory.versionsOf(0)));
     const layers = Array.from({ length: scenario.layers }, (_, layer) => layer);
     return [...versions].some(

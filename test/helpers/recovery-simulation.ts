@@ -203,12 +203,14 @@ export class RecoverySimulation {
     this.at(this.nowMs + 100, () => this.#lookAround());
   }
 
-  /** Everybody who wants to be is in one view, and it trains. */
+  /** Everybody who wants to be is in one view, and it trains. Where all of them want to go they stay. */
   get #isWell(): boolean {
+    const mayLeave = this.peers.some(({ process }) => process?.isOutside === false && !process.isLeaving);
     return this.peers.every((peer) => {
       const { process } = peer;
       if (peer.isGone || (process?.isLeaving === true && process.isOutside)) return true;
-      if (process?.session === undefined || process.isLeaving || process.watch?.isQuiet !== true) return false;
+      if (process?.session === undefined || process.watch?.isQuiet !== true) return false;
+      if (process.isLeaving && mayLeave) return false;
       return process.view.view === this.checker.newest.view && process.keeper!.frontier >= this.#goal;
     });
   }

@@ -101,6 +101,30 @@ class Ring {
   }
 }
 
+test("who knows only members that are all gone is called by those who came after them", () => {
+  const ring = new Ring(3);
+  ring.settle();
+  ring.cut.add(2);
+  ring.suspect([2], [2]);
+  ring.pass(1_000);
+  const first = ring.nodes.get(0)!.view;
+  expect(first.members.map(({ node }) => node)).toEqual([0, 1]);
+  // It comes back, and everybody whom it knew is another process by then, under numbers of which it has never heard.
+  ring.cut.clear();
+  const stale = ring.add(
+    2,
+    { ...madeCandidate(2), boot: 1 },
+    { isMember: false, view: { ...madeView(3), members: [] } },
+  );
+  ring.pass(4_000);
+  expect(stale.view.view).toBe(1);
+  ring.pass(2_000);
+  expect(stale.view.view).toBe(ring.nodes.get(0)!.view.view);
+  ring.settle();
+  ring.pass(1_000);
+  expect(ring.members(0)).toContain(2);
+});
+
 test("the last one that is ready tells the others at once", () => {
   const ring = new Ring(3);
   for (const node of [0, 1, 2]) expect(ring.kinds(node)).toContain("start");
@@ -201,9 +225,7 @@ test.each([
   ring.pass(5_000);
   expect(ring.nodes.get(2)!.view.view, "no view changes in vain").toBe(view);
   const out = ring.members(2).includes(0) ? 1 : 0;
-  // Where it has not noticed by itself, nothing is committed any more.
-  if (ends.length === 1) ring.give(out, { kind: "stalled" });
-  ring.pass(1_000);
+  // Where it has not noticed by itself, the member that it hears has called it.
   expect(ring.nodes.get(out)!.describe()).toMatchObject({
     phase: "outside",
     waitsFor: `no line to node ${1 - out}`,
@@ -321,6 +343,37 @@ test("layers of which nobody alive has a copy are told as lost", () => {
   expect(ring.members(0)).toEqual([0, 1, 2]);
   // Node 0 holds its own and a copy of node 2's.
   expect([...ring.out.values()].flat().find(({ kind }) => kind === "lost")).toEqual({ kind: "lost", layers: [1] });
+});
+
+test("no majority, and the dead alone held layers: lost, once the living have answered since", () => {
+  const ring = new Ring(0);
+  const view = madeView(5);
+  ring.add(0, madeCandidate(0), { view });
+  const evidence = { ...holdingsOf(view, 3), severed: [] };
+  const losses = (): readonly MembershipOutput[] => ring.out.get(0)!.filter(({ kind }) => kind === "lost");
+  /** Time passes until a new round begins, and node 3 alone answers in it. */
+  const ask = (): void => {
+    ring.out.set(0, []);
+    for (let ticks = 0; ticks < 100; ticks += 1) {
+      ring.pass(TICK_MS);
+      const asked = ring.out.get(0)!.find(({ kind }) => kind === "persist");
+      if (asked?.kind !== "persist" || asked.vote === null) continue;
+      const message = { kind: "promise", ballot: asked.vote.promised, accepted: null, evidence } as const;
+      ring.give(0, { kind: "message", from: 3, view: 1, message, nowMs: 0 });
+      return;
+    }
+    throw new Error("no round began");
+  };
+  ring.give(0, { kind: "installed", view: 1 });
+  ring.give(0, { kind: "settled", view: 1 });
+  ring.suspect([1]);
+  ask();
+  // Node 3 may be in a next view by now, and have fetched from 2 what 1 and 2 held.
+  ring.suspect([1, 2, 4], [1, 2, 4]);
+  ring.pass(TICK_MS);
+  expect(losses()).toEqual([]);
+  ask();
+  expect(losses()).toContainEqual({ kind: "lost", layers: [1] });
 });
 
 test("two members that do not reach each other begin a view: the third tells each that the other is ready", () => {

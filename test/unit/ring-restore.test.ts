@@ -148,11 +148,14 @@ const whole = (node: number, bound: number | null, versions: readonly number[]):
 const sourcesAt = (version: number) =>
   [0, 1, 2].map((layer) => ({ holders: [0, 1], digest: digestOf(layer, version) }));
 
+const NO_WISHES = { joiners: [], leavers: [], stragglers: [], map: null };
+
 test("a spare for which no commit waits bounds nothing, and stays", () => {
   const view = madeView(3, { owners: [0], cut: [[0, 3]], replicas: 0 });
-  const none = { joiners: [], leavers: [], stragglers: [], map: null };
-  expect(restoreFrom(view, [whole(1, 0, []), whole(2, 0, [])], []).kind).toBe("wait");
-  const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], none, [], 0);
+  // Nobody else knows what node 0 has committed.
+  const spares = [whole(1, 0, []), whole(2, 0, [])];
+  expect(restoreFrom(view, spares, [])).toMatchObject({ kind: "wait", missing: [0, 1, 2] });
+  const proposal = nextView(view, [whole(0, 2, [1, 2]), whole(1, 0, []), whole(2, 0, [])], NO_WISHES, [], 0);
   expect(proposal).toMatchObject({ kind: "view", view: { restoreStep: 2, removed: [] } });
 });
 
@@ -194,7 +197,7 @@ test.each<readonly [string, readonly (readonly [number, number])[], readonly num
     const held = Array.from({ length: 5 }, (__, layer) => [{ version: 1, digest: digestOf(layer, 1) }]);
     return { node, evidence: { ...evidence, held, severed } };
   });
-  const proposal = nextView(view, answers, { joiners: [], leavers: [], stragglers: [], map: null }, [], 2);
+  const proposal = nextView(view, answers, NO_WISHES, [], 2);
   const removed = [...new Set([...gone, 4])].map((node) => ({ node, cause: "silent" }));
   expect(proposal).toMatchObject({ kind: "view", view: { removed } });
 });
@@ -207,6 +210,13 @@ test("the only copy of something newer does not take the place of what a silent 
   expect(stepOf(restoreFrom(view, [whole(0, 3, [2, 3]), whole(2, 1, [])], [])), "an idle spare bounds nothing").toBe(3);
   const isCopied = [whole(0, 2, [2, 3]), whole(2, 1, [2, 3])];
   expect(stepOf(restoreFrom(view, isCopied, [])), "copied often enough").toBe(3);
+});
+
+test("nobody who holds anything is left: all layers are missing", () => {
+  const view = madeView(3, { sources: sourcesAt(1), restoreStep: 1, departed: [madeMember(7)] });
+  const restarted = [0, 1, 2].map((node) => ({ node, evidence: { ...whole(node, 0, []).evidence, bound: null } }));
+  const proposal = nextView(view, [...restarted, whole(7, 0, [1])], NO_WISHES, [], 1);
+  expect(proposal).toMatchObject({ kind: "wait", missing: [0, 1, 2] });
 });
 
 test("who has departed keeps only what a view was restored from", () => {
