@@ -146,14 +146,16 @@ export class StageDriver {
 
   receivers(): Readonly<Record<"forward" | "backward", Receiver>> {
     return {
-      forward: {
-        destination: (header) => this.#destination(header, "predecessor"),
-        handle: (frame) => this.#handleBehindGate(frame, "predecessor"),
-      },
-      backward: {
-        destination: (header) => this.#destination(header, "successor"),
-        handle: (frame) => this.#handleBehindGate(frame, "successor"),
-      },
+      forward: this.#receiver("predecessor"),
+      backward: this.#receiver("successor"),
+    };
+  }
+
+  #receiver(from: Neighbour): Receiver {
+    return {
+      gate: this.#init.gate,
+      destination: (header) => this.#destination(header, from),
+      handle: (frame) => this.#handle(frame, from),
     };
   }
 
@@ -174,12 +176,6 @@ export class StageDriver {
       `a frame of job ${header.job}, view ${header.view}: this ring is job ${job}, view ${view}`,
       "let the node join again",
     );
-  }
-
-  #handleBehindGate(frame: Frame, from: Neighbour): Promise<void> | void {
-    const gate = this.#init.gate();
-    if (gate === undefined) return this.#handle(frame, from);
-    return gate.then(() => this.#handle(frame, from));
   }
 
   #handle({ header, payload }: Frame, from: Neighbour): void {

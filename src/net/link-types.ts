@@ -16,6 +16,11 @@ export interface Receiver {
    * ProtocolError refuses the frame; any other error ends the link as `failed`.
    */
   readonly handle: (frame: Frame, link: Link) => void | Promise<void>;
+  /**
+   * Undefined where frames may be taken; else resolves when they may. Until then no frame is handled and no place asked for: who needs each frame
+   * handled before the next one's header is looked at must not wait in `handle`. Grants for what this side sends on the link wait as well.
+   */
+  readonly gate?: () => Promise<void> | undefined;
   /** How many bytes the peer may send ahead of `handle`; a single frame may be larger. */
   readonly windowBytes?: number;
 }

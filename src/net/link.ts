@@ -213,7 +213,12 @@ export class Link {
   async *#decode(source: AsyncIterable<Uint8ArrayList>, decoder: FrameDecoder): AsyncGenerator<Frame> {
     for await (const chunks of source) {
       this.#received.bytes += chunks.byteLength;
-      yield* decoder.decode(chunks);
+      for (const frame of decoder.decode(chunks)) {
+        const gate = this.#receiver?.gate?.();
+        if (gate !== undefined) await gate;
+        if (this.#end !== undefined) return;
+        yield frame;
+      }
     }
   }
 

@@ -161,6 +161,25 @@ export function linkCompliance(factory: TransportFactory): void {
         expect(await soon(closed)).toEqual({ kind: "goodbye" });
       });
 
+      test("while its gate is shut no frame is handled and no place asked for, then all are, in order", async () => {
+        const seen: string[] = [];
+        let shut: PromiseWithResolvers<void> | undefined = Promise.withResolvers();
+        const [near, far] = await links(ignore, {
+          gate: () => shut?.promise,
+          destination: (header) => (seen.push(`place ${header.step}`), fresh(header)),
+          handle: ({ header }) => void seen.push(`handle ${header.step}`),
+        });
+        const send = (step: number): Promise<void> => near.send({ kind: FrameKind.token, step }, new Uint8Array(1_000));
+        await soon(Promise.all([0, 1, 2].map(send)), "all are on their way");
+        while (far.received.bytes < 1_000) await new Promise((resolve) => setImmediate(resolve));
+        await echoOf(far, near);
+        expect(seen).toEqual(["place 0"]);
+        shut.resolve();
+        shut = undefined;
+        expect(await soon(near.close(LIMIT_MS))).toEqual({ kind: "goodbye" });
+        expect(seen).toEqual([0, 1, 2].flatMap((step) => [`place ${step}`, `handle ${step}`]));
+      });
+
       test("grants pass a handler that waits for its own replies", async () => {
         const count = 300;
         const replied = Promise.withResolvers<void>();
