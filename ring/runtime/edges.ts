@@ -13,6 +13,8 @@ import { memberOf, type RingView } from "../core/view.ts";
 import { checkMessage, edgeHelloSchema, type EdgeDirection } from "./messages.ts";
 
 export const DATA_PROTOCOL = "/ringtmp/data/1";
+/** With this reason a side ends its edges in order: nothing was wrong with what came. */
+export const VIEW_OVER = "the view is over";
 
 /** A neighbour may still be filling its memory with the initial weights. */
 const EDGE_LIMIT_MS = 120_000;
@@ -170,7 +172,7 @@ export class EdgeInbox {
     this.#view = view;
     for (const [key, { reject }] of this.#expected) {
       if (Number(key.split(" ")[0]) >= view) continue;
-      reject(new NetworkError("the view is over", "none is needed: the next one opens its own streams"));
+      reject(new NetworkError(VIEW_OVER, "none is needed: the next one opens its own streams"));
       this.#expected.delete(key);
     }
   }

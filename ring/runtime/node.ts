@@ -23,7 +23,7 @@ import type { Candidate } from "../core/formation.ts";
 import { isMove, isWriter, type RingView } from "../core/view.ts";
 import type { ControlInbox } from "./control-inbox.ts";
 import { Conversation } from "./conversation.ts";
-import type { EdgeInbox, LinkRole } from "./edges.ts";
+import { VIEW_OVER, type EdgeInbox, type LinkRole } from "./edges.ts";
 import { Equipment } from "./equipment.ts";
 import { edgeFailure } from "./failure.ts";
 import type { RunOutcome } from "./finish.ts";
@@ -390,7 +390,7 @@ export class RingNode {
   #edgeEnded(view: RingView, neighbour: number, end: LinkEnd, role: LinkRole): void {
     const step = this.#recorder.steps;
     if (this.#recovery !== undefined && end.kind !== "failed") {
-      if (end.kind === "refused")
+      if (end.kind === "refused" && end.reason !== VIEW_OVER)
         this.#recorder.event("edgeRefused", nowMs(), { neighbour, by: end.by, reason: end.reason });
       return this.#recovery.edgeBroken(view, neighbour);
     }

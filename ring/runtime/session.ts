@@ -23,7 +23,7 @@ import type { StageInit } from "../core/stage-messages.ts";
 import { StageMachine } from "../core/stage.ts";
 import type { RingView } from "../core/view.ts";
 import { Balancer } from "./balancer.ts";
-import { Edges, type EdgeInbox, type LinkRole } from "./edges.ts";
+import { Edges, VIEW_OVER, type EdgeInbox, type LinkRole } from "./edges.ts";
 import { encodeMessage, parseMessage, roundSchema, type Announcement, type Job } from "./messages.ts";
 import type { LayerPart } from "./migration.ts";
 import { CAN_SPLIT, planNode, presentShape, segmentsInit } from "./segments.ts";
@@ -116,7 +116,7 @@ export class Session {
       const opening = { job: job.job, view, node, transport, receivers: this.driver.receivers(), onEnd };
       this.#edges = await Edges.open(opening, inbox);
     }
-    if (this.#isOver) return this.#edges?.abort("the view is over");
+    if (this.#isOver) return this.#edges?.abort(VIEW_OVER);
     this.driver.start(this.#edges);
   }
 
@@ -142,7 +142,7 @@ export class Session {
   stop(): void {
     this.#isOver = true;
     this.driver.stop();
-    this.#edges?.abort("the view is over");
+    this.#edges?.abort(VIEW_OVER);
   }
 
   /** The run is over: GOODBYE on every edge. */

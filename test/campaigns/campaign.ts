@@ -7,6 +7,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { UsageError } from "../../src/types/errors.ts";
 
 export const ROOT = join(import.meta.dirname, "..", "..");
 const CELL_LIMIT_MS = 15 * 60_000;
@@ -53,23 +54,36 @@ export interface RunSummary {
   }[];
 }
 
-export async function runCampaign<Result extends object, Output>(campaign: Campaign<Result, Output>): Promise<void> {
+/**
+ * @param only ids of cells to run now; none: all that are not there yet. Processes that run different cells may share the folder.
+ * @throws UsageError where there is no such cell
+ */
+export async function runCampaign<Result extends object, Output>(
+  campaign: Campaign<Result, Output>,
+  only: readonly string[],
+): Promise<void> {
   const folder = join(ROOT, "results", "campaigns", campaign.name);
   mkdirSync(folder, { recursive: true });
   const file = join(folder, "cells.jsonl");
-  const written = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n") : [];
-  const results = written.filter((line) => line !== "").map((line) => JSON.parse(line) as Result & { id: string });
   const cells = campaign.cells();
-  for (const [index, cell] of cells.entries()) {
-    if (results.some(({ id }) => id === cell.id)) continue;
-    process.stderr.write(`${index + 1} of ${cells.length}: ${cell.id}\n`);
+  const unknown = only.filter((id) => cells.every((cell) => cell.id !== id));
+  if (unknown.length > 0)
+    throw new UsageError(`no cell ${unknown.join(", ")}`, `cells: ${cells.map(({ id }) => id).join(", ")}`);
+  const wanted = cells.filter(({ id }) => only.length === 0 || only.includes(id));
+  // Read anew each time: another process may have written.
+  const results = (): readonly (Result & { readonly id: string })[] => {
+    const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+    return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Result & { readonly id: string });
+  };
+  for (const [index, cell] of wanted.entries()) {
+    if (results().some(({ id }) => id === cell.id)) continue;
+    process.stderr.write(`${index + 1} of ${wanted.length}: ${cell.id}\n`);
     const result = { id: cell.id, ...(await runCell(campaign, cell)) };
     appendFileSync(file, `${JSON.stringify(result)}\n`);
-    results.push(result);
     // What is there is worth reading before all is.
-    writeFileSync(join(folder, "README.md"), campaign.report(results));
+    writeFileSync(join(folder, "README.md"), campaign.report(results()));
   }
-  const report = campaign.report(results);
+  const report = campaign.report(results());
   writeFileSync(join(folder, "README.md"), report);
   process.stdout.write(report);
 }

@@ -1,4 +1,5 @@
-/** @file `npm run campaign -- <name>`: long proofs, resumable, their results in `results/campaigns/`. */
+/** @file `npm run campaign -- <name> [cell…]`: long proofs, resumable, their results in `results/campaigns/`. */
+import { RingTmpError, UsageError } from "../../src/types/errors.ts";
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
@@ -9,20 +10,28 @@ import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 import { soak } from "./soak.ts";
 
+const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
-  balance: () => runCampaign(balance),
-  chaos: () => runCampaign(chaos),
+  balance: () => runCampaign(balance, ids),
+  chaos: () => runCampaign(chaos, ids),
   explorer: explore,
   recovery,
-  replication: () => runCampaign(replication),
-  schedules: () => runCampaign(schedules),
-  simulator: () => runCampaign(simulator),
+  replication: () => runCampaign(replication, ids),
+  schedules: () => runCampaign(schedules, ids),
+  simulator: () => runCampaign(simulator, ids),
   soak,
 } as const;
 
-const name = process.argv[2] ?? "";
-if (Object.hasOwn(RUNS, name)) await RUNS[name as keyof typeof RUNS]();
-else {
-  process.stderr.write(`usage: npm run campaign -- ${Object.keys(RUNS).join(" | ")}\n`);
-  process.exitCode = 2;
+try {
+  if (!Object.hasOwn(RUNS, name)) {
+    throw new UsageError(
+      name === "" ? "which campaign?" : `no campaign ${name}`,
+      `npm run campaign -- ${Object.keys(RUNS).join(" | ")} [cell...]`,
+    );
+  }
+  await RUNS[name as keyof typeof RUNS]();
+} catch (error) {
+  if (!(error instanceof RingTmpError)) throw error;
+  process.stderr.write(`${error.message}\n  ${error.remedy}\n`);
+  process.exitCode = error.exitCode;
 }
