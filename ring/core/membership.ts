@@ -27,8 +27,6 @@ import { isMember, layersHeldBy, peersOf, type RingView } from "./view.ts";
 const REPEAT_MS = 150;
 /** How long a member that nobody suspects may take to answer: whether it is slow or gone is the detector's business. */
 const ANSWER_MS = 5_000;
-/** So often each member calls those who have departed: what one of them knew before its process was restarted may be of members that are all gone. */
-const CALL_MS = 5_000;
 
 type Phase = "outside" | "installing" | "ready" | "running";
 
@@ -54,7 +52,6 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
   #roundMs = 0;
   #lack = new Lack();
   #repeatedMs = 0;
-  #calledMs = 0;
   #nowMs = 0;
   #waitsFor: string | null = null;
   #out: MembershipOutput[] = [];
@@ -269,9 +266,6 @@ export class Membership implements Machine<MembershipInput, MembershipOutput> {
     if (this.#phase === "ready") this.#sayReady();
     if (this.#isLeaving && isMember(this.#view, this.#node)) this.#askToLeave();
     if (this.#phase === "outside" && !this.#isLeaving) this.#askToJoin();
-    if (this.#phase === "outside" || this.#nowMs - this.#calledMs < CALL_MS) return;
-    this.#calledMs = this.#nowMs;
-    for (const { node } of this.#view.departed) this.#send([node], { kind: "decided", value: this.#view });
   }
 
   #askToJoin(): void {

@@ -11,6 +11,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { ask, isAlive, type NodeEntry } from "../../src/runtime/process-control.ts";
 
 const MAIN = join(import.meta.dirname, "..", "..", "src", "cli", "main.ts");
+const TYPED = join(import.meta.dirname, "typed-commands.ts");
 const CACHE = join(import.meta.dirname, "..", "..", "node_modules", ".cache", "compile");
 /** A command that takes longer has hung. */
 const COMMAND_LIMIT_MS = 110_000;
@@ -91,6 +92,13 @@ export class CommandLine implements AsyncDisposable {
 
   async run(...parameters: readonly string[]): Promise<Ended> {
     return this.start(...parameters).ended;
+  }
+
+  /** Each of these lines alone, in one process: see `typed-commands.ts`. */
+  async runEach(lines: readonly (readonly string[])[]): Promise<readonly Ended[]> {
+    const { code, stdout, stderr } = await this.spawn([process.execPath, TYPED, JSON.stringify(lines)]).ended;
+    if (code !== 0) throw new Error(`exit code ${code}\n${stderr}`);
+    return JSON.parse(stdout) as readonly Ended[];
   }
 
   /** Trains quietly to the end, whose summary is returned. Throws where the exit code is not 0. */

@@ -174,9 +174,11 @@ export class Faults {
     peer.boots += 1;
     this.restarts += 1;
     const { votes } = peer.disk;
-    const view = votes?.view ?? this.#contact();
-    if (view === undefined) this.#world.at(this.#world.nowMs + NEW_DISK_MS, () => this.#restart(peer));
-    else this.#run(peer, view, votes?.vote ?? null);
+    const told = this.#contact();
+    // It comes back through somebody who lives, and who may know less than its own disk.
+    if (votes !== undefined && votes.view.view >= (told?.view ?? 0)) this.#run(peer, votes.view, votes.vote);
+    else if (told !== undefined) this.#run(peer, told, null);
+    else this.#world.at(this.#world.nowMs + NEW_DISK_MS, () => this.#restart(peer));
   }
 
   #run(peer: SimulatedPeer, view: RingView, vote: VoteRecord["vote"]): void {

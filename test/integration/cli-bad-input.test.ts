@@ -131,8 +131,12 @@ test.each(Array.from({ length: PARTS }, (_, part) => part))(
   "flags, values and commands that are not known, part %i",
   async (part) => {
     await using cli = new CommandLine();
-    for (const [typed, cause, remedy] of USAGE.filter((_, index) => index % PARTS === part)) {
-      const said = expectRefusal(await cli.run(...typed.split(" ")), 2);
+    const rows = USAGE.filter((_, index) => index % PARTS === part);
+    const lines = rows.map(([typed]) => typed.split(" "));
+    const ended = await cli.runEach(lines);
+    expect(await cli.run(...lines[0]!), "a process of its own says the same").toEqual(ended[0]);
+    for (const [index, [typed, cause, remedy]] of rows.entries()) {
+      const said = expectRefusal(ended[index]!, 2);
       expect(said[0], typed).toMatch(cause);
       expect(said[1], typed).toMatch(remedy);
     }

@@ -34,7 +34,6 @@ describe("a ring has the bits of one process", () => {
       for (const [nodes, schedule, laps] of [
         ["1", "zero-bubble", "1"],
         ["2", "naive", "1"],
-        ["2", "gpipe", "1"],
         ["2", "1f1b", "1"],
         ["2", "interleaved", "2"],
         ["2", "zb-h1", "1"],
@@ -63,22 +62,17 @@ describe("a ring has the bits of one process", () => {
   );
 
   test.each([
-    ["wasm", ["sgd", "adagrad"]],
-    ["wasm-exact", ["adam", "adamw"]],
+    ["wasm", "adagrad"],
+    ["wasm-exact", "adamw"],
   ])(
-    "with engine %s and optimizers %j",
-    async (engine, optimizers) => {
+    "with engine %s and optimizer %s",
+    async (engine, optimizer) => {
       await using cli = new CommandLine();
-      const results = new Set<unknown>();
-      for (const optimizer of optimizers) {
-        const job = [...SMALL, "--steps", "4", "--engine", engine, "--optimizer", optimizer] as const;
-        const serial = await cli.train("--system", "serial", ...job, "--out", `serial-${optimizer}`);
-        const ring = await cli.train("-n", "2", ...job, "--out", `ring-${optimizer}`);
-        expect(hashes(ring), optimizer).toEqual(hashes(serial));
-        expect(ring["engine"]).toBe(engine);
-        results.add(ring["weightsSha256"]);
-      }
-      expect(results.size, "optimizers differ").toBe(optimizers.length);
+      const job = [...SMALL, "--steps", "4", "--engine", engine, "--optimizer", optimizer] as const;
+      const serial = await cli.train("--system", "serial", ...job, "--out", "serial");
+      const ring = await cli.train("-n", "2", ...job, "--out", "ring");
+      expect(hashes(ring)).toEqual(hashes(serial));
+      expect(ring["engine"]).toBe(engine);
     },
     LIMIT_MS,
   );
