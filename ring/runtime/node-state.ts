@@ -42,7 +42,7 @@ export class NodeState {
     const votes = await VoteStore.open(folder);
     let state: NodeState | undefined;
     const reported = await ReportedStep.open({
-      folder,
+      ...{ folder, job },
       onDurable: (step) => state?.onDurable(step),
       onFault: (step, error) => {
         onFault(step, error);

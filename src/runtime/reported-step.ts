@@ -15,6 +15,8 @@ export const GROUP_MS = 50;
 
 export interface ReportedStepInit {
   readonly folder: StateFolder;
+  /** What was told in another one counts for nothing here. */
+  readonly job: string;
   /** Every step up to this one may be told. */
   readonly onDurable: (step: number) => void;
   /** Once for each time that the disk begins to fail: nothing since `step` is durable. */
@@ -39,8 +41,8 @@ export class ReportedStep {
   /** Throws DataError where the file is damaged: what was told is evidence that must not be forgotten. */
   static async open(init: ReportedStepInit): Promise<ReportedStep> {
     const file = init.folder.file(FILE);
-    const fields = await readRecord(file, ["step"], STATE_REMEDY);
-    if (fields === undefined) return new ReportedStep(init, file, -1);
+    const fields = await readRecord(file, ["job", "step"], STATE_REMEDY);
+    if (fields === undefined || fields.job !== init.job) return new ReportedStep(init, file, -1);
     const step = z.int().min(0).safeParse(fields.step);
     if (!step.success) throw new DataError(`${file}: its step is not of this version`, STATE_REMEDY);
     return new ReportedStep(init, file, step.data);
@@ -56,11 +58,12 @@ export class ReportedStep {
     return this.#notDurableSince;
   }
 
-  /** A step that is about to be told; one that is not above those before changes nothing. */
+  /** A step that is about to be told: `onDurable` follows, at once where the disk has one that is no lower. */
   note(step: number): void {
     assert(Number.isSafeInteger(step) && step >= 0, "a step is a whole number");
+    if (step <= this.#durable) return this.#init.onDurable(this.#durable);
     this.#noted = Math.max(this.#noted, step);
-    if (this.#writing === undefined && this.#noted > this.#durable) this.#writing = this.#write();
+    this.#writing ??= this.#write();
   }
 
   /** Resolves when what was noted is durable, or has failed to be. */
@@ -82,7 +85,7 @@ export class ReportedStep {
   async #writeStep(step: number): Promise<void> {
     const { onDurable, onFault, fileSystem = nodeFileSystem } = this.#init;
     try {
-      await writeDurably(this.#file, sealRecord({ step }), { mode: 0o600, fileSystem });
+      await writeDurably(this.#file, sealRecord({ job: this.#init.job, step }), { mode: 0o600, fileSystem });
     } catch (error) {
       if (!(error instanceof DataError)) throw error;
       if (this.#notDurableSince === null) onFault((this.#notDurableSince = this.#durable + 1), error);

@@ -11,7 +11,8 @@ import { readRecord, sealRecord } from "./sealed-record.ts";
 import { STATE_REMEDY, type StateFolder } from "./state-folder.ts";
 
 const SLOTS = ["vote.0", "vote.1"] as const;
-export const VOTE_BYTES_MAX = 64 * 1024;
+/** Two views of a thousand nodes. */
+export const VOTE_BYTES_MAX = 1024 * 1024;
 
 const slotSchema = z.strictObject({ sequence: z.int().min(1), vote: z.unknown() });
 type Slot = z.infer<typeof slotSchema>;
@@ -60,7 +61,7 @@ export class VoteStore {
   }
 
   /**
-   * `vote`: anything that JSON can hold, at most 64 KiB; one save at a time. Rejects with DataError where it could not be made durable: the
+   * `vote`: anything that JSON can hold, at most 1 MiB; one save at a time. Rejects with DataError where it could not be made durable: the
    * voter then abstains. After a crash the slots hold this vote or the one before, and the one before only if `save` had not resolved.
    */
   async save(vote: unknown): Promise<void> {

@@ -239,7 +239,7 @@ describe.skipIf(!canMount)("a disk that is full (a small tmpfs; only as root)", 
     const heard: string[] = [];
     const onDurable = (step: number): void => void heard.push(`durable ${step}`);
     const onFault = (step: number): void => void heard.push(`not durable since ${step}`);
-    const reported = await ReportedStep.open({ folder: state, onDurable, onFault });
+    const reported = await ReportedStep.open({ folder: state, job: "ab", onDurable, onFault });
     fill(0);
     await refusal(votes.save({ ballot: 2 }), DataError);
     reported.note(0);

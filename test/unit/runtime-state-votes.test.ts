@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { GROUP_MS, ReportedStep } from "../../src/runtime/reported-step.ts";
 import { StateFolder } from "../../src/runtime/state-folder.ts";
-import { VoteStore } from "../../src/runtime/vote-store.ts";
+import { VOTE_BYTES_MAX, VoteStore } from "../../src/runtime/vote-store.ts";
 import { DataError } from "../../src/types/errors.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { damages, diskFault, FaultyDisk, refusal, WRITE_ORDER } from "../helpers/faulty-disk.ts";
@@ -144,7 +144,7 @@ describe("the votes", () => {
   test("are small, and saved one at a time", async () => {
     await withState(async (folder) => {
       const store = await VoteStore.open(folder);
-      await expect(store.save("x".repeat(65_536))).rejects.toThrow("at most 65536 bytes");
+      await expect(store.save("x".repeat(VOTE_BYTES_MAX))).rejects.toThrow(`at most ${VOTE_BYTES_MAX} bytes`);
       const first = store.save(1);
       await expect(store.save(2)).rejects.toThrow("one vote is saved at a time");
       await first;
@@ -156,11 +156,11 @@ describe("the reported step", () => {
   const heard: string[] = [];
   afterEach(() => heard.splice(0));
 
-  function open(folder: StateFolder, fileSystem = new FaultyDisk()): Promise<ReportedStep> {
+  function open(folder: StateFolder, fileSystem = new FaultyDisk(), job = "ab"): Promise<ReportedStep> {
     const onDurable = (step: number): void => void heard.push(`durable ${step}`);
     const onFault = (step: number, { message }: DataError): void =>
       void heard.push(`fault since ${step}: ${message.slice(-9)}`);
-    return ReportedStep.open({ folder, onDurable, onFault, fileSystem });
+    return ReportedStep.open({ folder, job, onDurable, onFault, fileSystem });
   }
 
   test("is the highest one noted, in few writes", async () => {
@@ -179,9 +179,22 @@ describe("the reported step", () => {
       expect(heard.at(-1)).toBe("durable 999");
     });
     const writes = disk.begun.filter((operation) => operation === "rename").length;
-    expect(writes).toBe(heard.length);
+    expect(writes).toBe(new Set(heard).size);
     expect(writes).toBeLessThanOrEqual(1 + (performance.now() - begun) / GROUP_MS);
     expect((await withState(open)).durable).toBe(999);
+  });
+
+  test("of another job counts for nothing, and what the disk has already may be told at once", async () => {
+    await withState(async (folder) => {
+      const reported = await open(folder);
+      reported.note(12);
+      await reported.close();
+      heard.splice(0);
+      reported.note(7);
+      expect(heard).toEqual(["durable 12"]);
+    });
+    const other = await withState((folder) => open(folder, new FaultyDisk(), "cd"));
+    expect(other.durable).toBe(-1);
   });
 
   test("is told only when it is on the disk", async () => {
