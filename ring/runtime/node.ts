@@ -314,8 +314,8 @@ export class RingNode {
       },
       evaluated: (step, correct, lossSum) => this.#conversation.announce({ kind: "evaluated", step, correct, lossSum }),
       saved: (step, layers, file, written) =>
-        this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }),
-      notSaved: (step, layers, reason) => this.#conversation.announce({ kind: "notSaved", step, layers, reason }),
+        this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }, view),
+      notSaved: (step, layers, reason) => this.#conversation.announce({ kind: "notSaved", step, layers, reason }, view),
       updating: (step) => this.#recovery?.updating(view, step),
       updated: (step, states) => this.#recovery?.updated(view, step, this.#history.lossOf(step), states),
       token: (version, count) => this.#recovery?.token(version, count),
