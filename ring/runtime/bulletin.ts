@@ -91,7 +91,7 @@ export class Bulletin {
 
   /** Each word counts once, however often it comes. */
   post(body: AnnouncementBody): void {
-    if (!this.#news.add(body)) return;
+    if (this.#isOfAnotherCut(body) || !this.#news.add(body)) return;
     switch (body.kind) {
       case "saved":
         return this.#saved(body.step, body.shard.layers[0], body.shard);
@@ -107,6 +107,17 @@ export class Bulletin {
     unreachable(body);
   }
 
+  /**
+   * 1. A segment is being saved. 2. A node dies, and the next view cuts the layers anew. 3. The segment is told of: it would take the name of the
+   * new one that begins with the same layer. Without replicas there is one view, and layers move within it.
+   */
+  #isOfAnotherCut(body: AnnouncementBody): boolean {
+    if (body.kind !== "saved" && body.kind !== "notSaved") return false;
+    const { cut, replicas } = this.#init.view;
+    const [start, end] = body.kind === "saved" ? body.shard.layers : body.layers;
+    return replicas > 0 && !cut.some((range) => range[0] === start && range[1] === end);
+  }
+
   #saved(step: number, layer: number, outcome: Shard | string): void {
     const { view, isWriter } = this.#init;
     const outcomes = this.#outcomes.get(step) ?? new Map<number, Shard | string>();
@@ -116,8 +127,9 @@ export class Bulletin {
     const all = [...outcomes.values()];
     const reason = all.find((each) => typeof each === "string");
     if (reason !== undefined) return this.#notDurable(step, reason);
-    if (!isWriter()) return;
     const shards = all.filter((each) => typeof each !== "string");
+    if (!areWhole(shards, view.cut.at(-1)![1])) return this.#notDurable(step, "its segments are not the whole model");
+    if (!isWriter()) return;
     this.#written = this.#written.then(() => this.#write(step, shards));
   }
 
@@ -227,6 +239,12 @@ export class Bulletin {
     const present = nodes.filter(({ entries }) => entries.length > 0);
     if (present.length > 0) folder.writeJson(RUN_FILES.trace, chromeTrace(present, nodes.length));
   }
+}
+
+/** Each layer is in one of them: a checkpoint that lacks one is seen when somebody goes on from it, and that is too late. */
+function areWhole(shards: readonly Shard[], layers: number): boolean {
+  const ranges = shards.map((shard) => shard.layers).toSorted((a, b) => a[0] - b[0]);
+  return ranges.reduce((before, [start, end]) => (start === before ? end : Number.NaN), 0) === layers;
 }
 
 /** Who saw it begin and end knows most; of those who did, the first sign of it counts. */

@@ -125,8 +125,9 @@ export class Conversation {
     return this.#bulletin.written;
   }
 
-  /** To this node and all others. */
-  announce(body: AnnouncementBody): void {
+  /** To this node and all others. What was under way in a view that is over is no news of the next one, which may have cut the layers anew. */
+  announce(body: AnnouncementBody, view = this.#view): void {
+    if (view.view !== this.#view.view) return;
     const { node, session, recovery } = this.#init.present();
     this.#bulletin.post(body);
     if (recovery === undefined) session?.send("successor", { origin: node, body });

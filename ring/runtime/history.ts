@@ -76,7 +76,7 @@ export class History {
     this.look();
   }
 
-  /** Who writes no more has nobody to tell; who writes from now on tells what waited. */
+  /** When it is settled who writes: who does so no more has nobody to tell, and leaves the file alone; who goes on tells what waited. */
   flush(): void {
     this.#tell(Infinity);
   }

@@ -8,7 +8,7 @@ import type { EngineKind } from "../../src/engine/contract.ts";
 import { parseTimeline, type Settings } from "../../src/config/settings.ts";
 import { TimeAccount } from "../../src/metrics/accounting.ts";
 import { Recorder } from "../../src/metrics/recorder.ts";
-import { RUN_FILES, type MetricsLine, type RunFolder } from "../../src/metrics/run-folder.ts";
+import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { Timeline } from "../../src/metrics/timeline.ts";
 import type { LinkEnd } from "../../src/net/link.ts";
 import type { Lateness } from "../../src/net/shaped.ts";
@@ -96,7 +96,7 @@ export class RingNode {
     this.#tally = new Tally(job.settings);
     this.#view = view;
     this.#node = node;
-    const lines = folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[];
+    const lines = folder.readMetrics();
     const earlier = init.isMember ? lines.slice(0, job.firstStep) : lines;
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
     this.#recorder = new Recorder({
@@ -211,7 +211,6 @@ export class RingNode {
   #recoveryEvents(): RecoveryEvents {
     return {
       viewed: (view, lastHeardMs, begun) => {
-        this.#history.flush();
         this.#viewed(view);
         this.#history.viewed(view, lastHeardMs, begun);
       },
@@ -268,6 +267,7 @@ export class RingNode {
     if (isMove(this.#view, view)) this.#earlierMoves += 1;
     this.#view = view;
     if (!this.#conversation.isOver) this.#recorder.write(isWriter(view, this.#init.self.peerId));
+    this.#history.flush();
     this.#token = undefined;
     this.#conversation.viewed(view);
     this.#init.inboxes.edges.advance(view.view);
@@ -314,8 +314,8 @@ export class RingNode {
       },
       evaluated: (step, correct, lossSum) => this.#conversation.announce({ kind: "evaluated", step, correct, lossSum }),
       saved: (step, layers, file, written) =>
-        this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }),
-      notSaved: (step, layers, reason) => this.#conversation.announce({ kind: "notSaved", step, layers, reason }),
+        this.#conversation.announce({ kind: "saved", step, shard: nameShard(file, layers, written) }, view),
+      notSaved: (step, layers, reason) => this.#conversation.announce({ kind: "notSaved", step, layers, reason }, view),
       updating: (step) => this.#recovery?.updating(view, step),
       updated: (step, states) => this.#recovery?.updated(view, step, this.#history.lossOf(step), states),
       token: (version, count) => this.#recovery?.token(version, count),

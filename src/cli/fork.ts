@@ -6,7 +6,7 @@ import { copyFileSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fingerprintOf } from "../config/fingerprint.ts";
 import type { Settings } from "../config/settings.ts";
-import { RUN_FILES, RunFolder, type MetricsLine } from "../metrics/run-folder.ts";
+import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
 import { newestCheckpoint, shardDraft, writeManifest } from "../runtime/checkpoint.ts";
 import { loadJobData } from "../runtime/job-data.ts";
 import { DataError, UsageError } from "../types/errors.ts";
@@ -23,7 +23,7 @@ export async function forkRun(
   const { manifest, files } = newestCheckpoint(source, options.warn);
   const data = await loadJobData(settings);
   const environment = source.readJson(RUN_FILES.environment) as Readonly<Record<string, unknown>>;
-  const lines = (source.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).slice(0, manifest.step);
+  const lines = source.readMetrics().slice(0, manifest.step);
   const folder = RunFolder.create(out, options.force);
   const path = dirname(shardDraft(folder, manifest.step, [0, 0]));
   mkdirSync(path, { recursive: true });

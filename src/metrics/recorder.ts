@@ -21,7 +21,7 @@ export class Recorder {
   readonly #init: RecorderInit;
   readonly #lines: MetricsLine[];
   readonly #losses: number[];
-  /** Lines in the file; undefined while another process writes it. */
+  /** Steps in the file at the last look; undefined while another process writes it. */
   #written: number | undefined;
   #isFaulty = false;
 
@@ -47,7 +47,6 @@ export class Recorder {
   write(isWriter: boolean): void {
     if (isWriter === this.isWriter) return;
     this.#written = isWriter ? 0 : undefined;
-    if (isWriter) this.#tolerate(() => (this.#written = this.#init.folder.cutTornLine(RUN_FILES.metrics)));
     this.#append();
   }
 
@@ -61,15 +60,17 @@ export class Recorder {
     this.#append();
   }
 
-  /** What the file lacks. A writer before this one may have been further than this process knew. */
+  /**
+   * What the file lacks, as it is now. A writer before this one may have been further than this process knew; so may one after it: 1. This
+   * process is stopped. 2. The others go on without it, and another one writes. 3. It goes on, and takes itself for the writer still.
+   */
   #append(): void {
     if (this.#written === undefined || this.#written >= this.steps) return;
     const { folder } = this.#init;
     this.#tolerate(() => {
-      // What failed before may have left a part of a line.
-      if (this.#isFaulty) this.#written = folder.cutTornLine(RUN_FILES.metrics);
-      folder.appendLines(RUN_FILES.metrics, this.#lines.slice(this.#written));
-      this.#written = this.steps;
+      const next = (this.#written = folder.nextStep());
+      folder.appendLines(RUN_FILES.metrics, this.#lines.slice(next));
+      this.#written = Math.max(next, this.steps);
       this.#isFaulty = false;
     });
   }

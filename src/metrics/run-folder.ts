@@ -5,14 +5,18 @@
 import {
   accessSync,
   appendFileSync,
+  closeSync,
   constants,
   existsSync,
+  fstatSync,
+  ftruncateSync,
   mkdirSync,
+  openSync,
   readFileSync,
+  readSync,
   readdirSync,
   renameSync,
   rmSync,
-  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -33,6 +37,10 @@ const RUN_FOLDERS = ["timeline", "checkpoints", "logs"];
 export const STATE_FOLDER = "state";
 /** What was drawn from a run goes with it. */
 const FIGURES_FOLDER = "figures";
+
+/** More than a line of `metrics.jsonl`, and how each of them begins. */
+const TAIL_BYTES = 1024;
+const LINE_BEGIN = '{"step":';
 
 /** One committed step, a line of `metrics.jsonl`. */
 export interface MetricsLine {
@@ -145,11 +153,23 @@ export class RunFolder {
       .map((line, index): unknown => parseLine(line, file, index + 1));
   }
 
+  /**
+   * The steps from the first on, each as it was written first. 1. A writer is stopped, and another process writes in its place. 2. It goes on,
+   * and both write for a moment. 3. Some steps stand there twice.
+   */
+  readMetrics(): readonly MetricsLine[] {
+    const lines: MetricsLine[] = [];
+    for (const line of this.readLines(RUN_FILES.metrics) as readonly MetricsLine[]) {
+      if (line.step === lines.length) lines.push(line);
+    }
+    return lines;
+  }
+
   /** Keeps the metrics of the steps below `step`: a resumed run goes on there, and a torn last line is cut. */
   cutMetrics(step: number): readonly MetricsLine[] {
-    const file = this.file(RUN_FILES.metrics);
-    const lines = (this.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).filter((line) => line.step < step);
-    if (lines.length !== step || lines.some((line, index) => line.step !== index)) {
+    const lines = this.readMetrics().slice(0, step);
+    if (lines.length < step) {
+      const file = this.file(RUN_FILES.metrics);
       throw new DataError(`${file} does not hold steps 0 to ${step - 1}`, "resume from a folder whose files are whole");
     }
     this.writeLines(RUN_FILES.metrics, lines);
@@ -163,15 +183,34 @@ export class RunFolder {
     renameSync(`${file}.tmp`, file);
   }
 
-  /** A writer that was killed may have left half a line. Returns how many whole ones there are. */
-  cutTornLine(name: string): number {
-    const file = this.file(name);
+  /**
+   * The step that `metrics.jsonl` lacks next, as its last whole line says; half a line behind it, which a writer that was killed may have left,
+   * is cut. Only the end is read: the file may be long, and whoever takes it over has others to answer.
+   */
+  nextStep(): number {
+    const file = this.file(RUN_FILES.metrics);
     if (!existsSync(file)) return 0;
-    const bytes = readFileSync(file);
-    const wholeBytes = bytes.lastIndexOf(10) + 1;
-    if (wholeBytes < bytes.length) truncateSync(file, wholeBytes);
-    return bytes.subarray(0, wholeBytes).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
+    const descriptor = openSync(file, "r+");
+    try {
+      for (let sizeBytes = fstatSync(descriptor).size; sizeBytes > 0;) {
+        const tail = Buffer.alloc(Math.min(sizeBytes, TAIL_BYTES));
+        readSync(descriptor, tail, 0, tail.length, sizeBytes - tail.length);
+        const tornBytes = tail.length - (tail.lastIndexOf(10) + 1);
+        sizeBytes -= tornBytes;
+        if (tornBytes > 0) ftruncateSync(descriptor, sizeBytes);
+        if (tornBytes < tail.length) return stepAfter(tail.toString("utf8", 0, tail.length - tornBytes));
+      }
+      return 0;
+    } finally {
+      closeSync(descriptor);
+    }
   }
+}
+
+/** Where damage hides the last step all are due again: readers take the first of each. */
+function stepAfter(lines: string): number {
+  const last = lines.lastIndexOf(LINE_BEGIN);
+  return last < 0 ? 0 : Number.parseInt(lines.slice(last + LINE_BEGIN.length), 10) + 1;
 }
 
 /** The disk is full, broken or read-only: nothing that the program does wrong. */

@@ -115,9 +115,11 @@ export async function writeManifest(
   }
 }
 
+/** Also what never became a checkpoint: all have saved this one, so nobody writes to one before it any more. */
 async function deleteOlder(folder: RunFolder, step: number): Promise<void> {
   const older = checkpointSteps(folder).filter((each) => each <= step);
-  const deleted = older.slice(0, -KEPT_CHECKPOINTS);
+  const [oldestKept = step] = older.slice(-KEPT_CHECKPOINTS);
+  const deleted = stepFolders(folder).filter((each) => each < oldestKept);
   if (deleted.length === 0) return;
   const path = folder.file(FOLDER, String(step));
   // Shards of nodes on other machines are on theirs.

@@ -8,7 +8,7 @@ import { parseTimeline, type Settings } from "../config/settings.ts";
 import type { DataSet } from "../data/dataset.ts";
 import { TimeAccount } from "../metrics/accounting.ts";
 import { Recorder } from "../metrics/recorder.ts";
-import { RUN_FILES, type MetricsLine, type RunFolder } from "../metrics/run-folder.ts";
+import { RUN_FILES, type RunFolder } from "../metrics/run-folder.ts";
 import { buildSummary, type NodeReport } from "../metrics/summary.ts";
 import { chromeTrace, Timeline, type TimelineEntry } from "../metrics/timeline.ts";
 import { parseModel } from "../nn/spec.ts";
@@ -49,7 +49,7 @@ export class SerialRun {
     const { settings, folder, firstStep, data } = init;
     this.#init = init;
     this.#engines = chooseEngines(settings.engine);
-    const earlier = (folder.readLines(RUN_FILES.metrics) as readonly MetricsLine[]).slice(0, firstStep);
+    const earlier = folder.readMetrics().slice(0, firstStep);
     const { batch, timeline, seed, microBatches } = settings;
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
     this.#recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: init.onNotDurable });

@@ -2,13 +2,16 @@
 import {
   appendFileSync,
   chmodSync,
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   readdirSync,
   rmSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -120,6 +123,38 @@ describe("metrics", () => {
     expect(folder.readLines(RUN_FILES.metrics)).toEqual([]);
   });
 
+  test("steps that two processes wrote are read once each, as they were written first", () => {
+    const folder = withMetrics(text([0, 1, 2, 3, 1, 2, 4, 3, 5]));
+    folder.appendLines(RUN_FILES.metrics, [{ ...line(2), view: 7 }]);
+    expect(folder.readMetrics()).toEqual([0, 1, 2, 3, 4, 5].map(line));
+    expect(folder.cutMetrics(5)).toEqual([0, 1, 2, 3, 4].map(line));
+    expect(readFileSync(folder.file(RUN_FILES.metrics), "utf8")).toBe(text([0, 1, 2, 3, 4]));
+  });
+
+  test.each([
+    ["nothing", "", 0],
+    ["half a line", '{"step":0,"lo', 0],
+    ["whole lines", text([0, 1, 2]), 3],
+    ["a torn one", `${text([0, 1, 2])}{"step":3,"lo`, 3],
+    ["a tail of nothing, as a loss of power leaves it", `${text([0, 1])}${"\0".repeat(5000)}`, 2],
+    ["a damaged one", `${text([0, 1])}###\n`, 2],
+    ["nothing but damage", "###\n", 0],
+    ["one written twice", text([0, 1, 2, 1, 2]), 3],
+  ])("the next step of a file with %s", (_, content, step) => {
+    const folder = withMetrics(content);
+    expect(folder.nextStep()).toBe(step);
+    expect(readFileSync(folder.file(RUN_FILES.metrics), "utf8")).toBe(content.slice(0, content.lastIndexOf("\n") + 1));
+  });
+
+  test("the next step stands at the end: a file of any length is not read for it", () => {
+    const folder = withMetrics("");
+    const file = openSync(folder.file(RUN_FILES.metrics), "r+");
+    // More than a buffer takes, and next to nothing on the disk.
+    writeSync(file, `\n${text([41])}{"st`, 3 * 2 ** 30);
+    closeSync(file);
+    expect(folder.nextStep()).toBe(42);
+  });
+
   test.each([
     ["a step is missing", [0, 2], 3],
     ["the first is", [1, 2], 3],
@@ -197,6 +232,30 @@ describe("a recorder", () => {
     recorder.write(false);
     recorder.committed(4, 0.25, 1_004);
     expect(written(options)).toHaveLength(4);
+  });
+
+  test("that was stopped while another process wrote adds what the file lacks, and no step twice", () => {
+    const options = init();
+    const [stopped, other] = [new Recorder(options), new Recorder(options)];
+    stopped.write(true);
+    for (const step of [0, 1]) stopped.committed(step, 3 - step, 1_000);
+    for (const step of [0, 1, 2]) other.committed(step, 3 - step, 1_000);
+    other.write(true);
+    other.committed(3, 0, 1_001);
+    for (const step of [2, 3, 4]) stopped.committed(step, 3 - step, 1_002);
+    for (const step of [4, 5]) other.committed(step, 3 - step, 1_003);
+    expect(written(options)).toMatchObject([0, 1, 2, 3, 4, 5].map((step) => ({ step, loss: 3 - step })));
+  });
+
+  test("that takes over a file with steps that stand there twice goes on behind the last step", () => {
+    const options = init([3, 2, 1]);
+    const { folder, earlier } = options;
+    folder.appendLines(RUN_FILES.metrics, [...earlier, ...earlier.slice(1)]);
+    const recorder = new Recorder({ ...options, earlier: folder.readMetrics() });
+    recorder.write(true);
+    recorder.committed(3, 0.5, 1_003);
+    expect(recorder.losses).toEqual([3, 2, 1, 0.5]);
+    expect(folder.readMetrics()).toMatchObject([3, 2, 1, 0.5].map((loss, step) => ({ step, loss })));
   });
 
   test("puts a file right at the end that another writer has filled as well", () => {

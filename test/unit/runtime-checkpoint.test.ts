@@ -105,12 +105,22 @@ describe("of the complete ones", () => {
   test("what is under way is neither counted nor deleted", async () => {
     for (const step of [1, 2, 3]) await save(step);
     const late = writeShard(2, [9, 10]);
-    const early = writeShard(0, [0, 2]);
+    const underWay = [5, 9].map((step) => folder.file("checkpoints", `${step}`, writeShard(step, [0, 1]).file));
     await save(4);
     await save(5);
     expect(checkpointSteps(folder)).toEqual([3, 4, 5]);
     expect(existsSync(folder.file("checkpoints", "2", late.file))).toBe(false);
-    expect(existsSync(folder.file("checkpoints", "0", early.file))).toBe(true);
+    for (const file of underWay) expect(existsSync(file)).toBe(true);
+  });
+
+  test("what came to nothing goes with those before it", async () => {
+    writeShard(0, [0, 2]);
+    await save(1);
+    expect(readdirSync(folder.file("checkpoints")), "no newer one is left to come before it").toEqual(["1"]);
+    for (const step of [3, 4]) await save(step);
+    writeShard(2, [0, 2]);
+    await save(5);
+    expect(readdirSync(folder.file("checkpoints")).toSorted()).toEqual(["3", "4", "5"]);
   });
 });
 
