@@ -116,7 +116,9 @@ export class History {
     for (let step = this.#next; step < view.restoreStep && !isOver();) {
       if (Number.isNaN(this.lossOf(step))) {
         ask(this.#next);
-        await new Promise((resolve) => setTimeout(resolve, ASK_MS));
+        // The ring stands still meanwhile, and a long run has many answers' worth of losses.
+        const answered = this.reached(this.#next + 1, isOver);
+        await Promise.race([answered, new Promise((resolve) => setTimeout(resolve, ASK_MS))]);
         step = this.#next;
       } else step += 1;
     }
@@ -141,6 +143,7 @@ export class History {
     for (const [index, loss] of losses.entries()) {
       if (from + index === recorder.steps) recorder.committed(from + index, loss, nowMs());
     }
+    this.look();
   }
 
   /** Resolves when so many steps were told, or `isOver`. */

@@ -1,10 +1,11 @@
-/** @file Steps that are committed and wait for the disk: who writes no more when it has them leaves the file to the one who does. */
-import { afterAll, expect, test } from "vitest";
+/** @file Steps that are committed and wait for the disk: who writes no more when it has them leaves the file to the one who does. What a late one lacks. */
+import { afterAll, expect, test, vi } from "vitest";
 import { History } from "../../ring/runtime/history.ts";
 import type { NodeState } from "../../ring/runtime/node-state.ts";
 import { Recorder } from "../../src/metrics/recorder.ts";
 import { RUN_FILES, type MetricsLine } from "../../src/metrics/run-folder.ts";
 import { Scratch } from "../helpers/memory-ring.ts";
+import { madeView } from "../helpers/view-explorer-views.ts";
 
 const scratch = new Scratch();
 afterAll(() => scratch.remove());
@@ -48,4 +49,24 @@ test("another one has written them while this process was stopped, which does no
   state.onDurable(1);
   expect(recorder.losses).toEqual([3, 2]);
   expect(folder.readLines(RUN_FILES.metrics)).toMatchObject([{ step: 0, view: 1 }, ...lines]);
+});
+
+test("who comes late asks for what it lacks as soon as it has been answered", async () => {
+  // Where nothing but answers moves it, no time passes between them.
+  vi.useFakeTimers({ toFake: ["setTimeout"] });
+  try {
+    const recorder = new Recorder({ folder: scratch.folder(), batch: 12, earlier: [], startedMs: 0 });
+    const history = new History({ recorder, state: undefined, told: () => {} });
+    const asked: number[] = [];
+    const ask = (from: number): void => {
+      asked.push(from);
+      const losses = Array.from({ length: 2_000 }, (_, index) => from + index);
+      setImmediate(() => history.heardLosses(from, losses));
+    };
+    expect(await history.catchUp(madeView(3, { restoreStep: 5_000 }), ask, () => false)).toBe(6_000);
+    expect(asked).toEqual([0, 2_000, 4_000]);
+    expect(recorder.losses[4_999]).toBe(4_999);
+  } finally {
+    vi.useRealTimers();
+  }
 });
