@@ -88,7 +88,7 @@ export class Recovery {
     this.#fence = new Fence({
       node: () => this.node,
       voters: () => this.#view.voters,
-      ask: (voter) => this.send({ say: "confirm", view: this.#view.view }, voter),
+      ask: (voter, sleep) => this.send({ say: "confirm", view: this.#view.view, sleep }, voter),
       shut: (sleptMs) => events.note("overslept", { sleptMs }),
     });
     this.#lookout = new Lookout({
@@ -265,12 +265,13 @@ export class Recovery {
         if (isPresent) this.#installs.heard(node, message.view, message.progress);
         return;
       case "confirm": {
-        const isSame = message.view === this.#view.view && !this.#council.membership.describe().isSealed;
-        if (isSame) this.#control.send(peerId, { say: "confirmed", view: message.view });
+        const { view, sleep } = message;
+        const isSame = view === this.#view.view && !this.#council.membership.describe().isSealed;
+        if (isSame) this.#control.send(peerId, { say: "confirmed", view, sleep });
         return;
       }
       case "confirmed":
-        if (message.view === this.#view.view) this.#fence.confirmed(node);
+        if (message.view === this.#view.view) this.#fence.confirmed(node, message.sleep);
         return;
       default:
         return this.#init.events.hear(message, { node, isMember: isPresent });
