@@ -83,6 +83,7 @@ export class Recovery {
       ...{ job, settings, transport, inbox: init.replicas, store: this.#store },
       mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
       arrived: () => this.#installs.arrived(),
+      ended: (of, other) => this.edgeBroken(of, other),
       tell: (input) => this.#keep(input),
     });
     this.#fence = new Fence({
@@ -192,9 +193,12 @@ export class Recovery {
     this.#keep({ kind: "reported", version });
   }
 
-  /** A stream of tensors broke. Where its peer is dead, the watch will see it; else the view must open new ones. */
-  edgeBroken(view: RingView, neighbour: number): void {
-    this.#lookout.watch?.closed(neighbour);
+  /**
+   * A stream of tensors or of copies broke. Where its peer is dead, the watch will see it; else the view must open new ones: what was on its way
+   * is lost, a gradient for a copy as well.
+   */
+  edgeBroken(view: RingView, other: number): void {
+    this.#lookout.watch?.closed(other);
     setTimeout(() => {
       if (view === this.#view && !this.#council.membership.describe().isSealed) this.wish({ kind: "stalled" });
     }, BROKEN_EDGE_MS).unref();

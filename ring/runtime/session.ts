@@ -139,10 +139,10 @@ export class Session {
     return this.#isOver;
   }
 
-  /** Commits are to be expected: it neither evaluates nor has it finished. */
+  /** Commits are to be expected: it trains, or has finished what not all copies have. It saves and evaluates as long as that takes. */
   get isTraining(): boolean {
-    const { phase } = this.#machine.describe();
-    return phase === "created" || phase === "training" || phase === "updating";
+    const { phase, awaitsFrontier } = this.#machine.describe();
+    return phase === "created" || phase === "training" || phase === "updating" || awaitsFrontier !== null;
   }
 
   /** No frame of the view is sent or handled any more. */

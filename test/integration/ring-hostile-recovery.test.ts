@@ -301,7 +301,7 @@ test("an owner that lies to a copy is refused, and the ring goes on", { timeout:
     lie(link);
     await expectClosed(link, reason, what);
   }
-  // The owner's own stream has ended with that: another view begins when the ring has stood still for long enough.
+  // The owner's own stream has ended with that, and both ends know it: another view begins.
   await expectUnharmed(siege);
   expect(siege.rings[0]!.view.view).toBe(1);
 });

@@ -1,9 +1,11 @@
 /**
- * @file Rings in one process in which not all streams of a view open: another one comes, and nothing of the old one stays behind. The bits are
- * those of one process.
+ * @file Rings in one process in which streams break, or never open, between nodes that live: what was on its way is lost, so another view comes;
+ * and nothing of the old one stays behind. The bits are those of one process.
  */
-import { afterAll, afterEach, expect, test, vi } from "vitest";
+import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
+import { StallClock } from "../../ring/core/stall.ts";
 import { EdgeInbox } from "../../ring/runtime/edges.ts";
+import { Follower } from "../../ring/runtime/replicas.ts";
 import { Session } from "../../ring/runtime/session.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import { Link } from "../../src/net/link.ts";
@@ -45,6 +47,49 @@ function watchLinks(): readonly Dialled[] {
   });
   return all;
 }
+
+describe("a stream of copies breaks between two that live", () => {
+  test(
+    "and that are no neighbours: its ends ask for another view",
+    async () => {
+      // Only what the ends of the stream say of it may help.
+      vi.spyOn(StallClock.prototype, "stalledMs").mockReturnValue(undefined);
+      const links = watchLinks();
+      const settings = tinySettings({ ...DEEP, nodes: 5, replicas: 2 });
+      await using ring = await MortalRing.form(settings);
+      await ring.reached(4);
+      const stream = links.find(({ hello, link }) => hello["owner"] === 0 && link.remotePeer === "node-2")!;
+      expect(stream).toMatchObject({ hello: { kind: "follow", view: 0 }, isOpen: true });
+      stream.link.abort("a test");
+      await ring.until((_, { view }) => view === 1, "another view");
+      ring.requestStop();
+      await expectUndisturbed(ring, settings);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "with the last step's gradient, when all have computed all: the run ends all the same",
+    async () => {
+      // In place of five seconds. No end of the stream sees that it is broken.
+      const stalledMs = Reflect.get(StallClock.prototype, "stalledMs");
+      vi.spyOn(StallClock.prototype, "stalledMs").mockImplementation(function (this: StallClock, nowMs, stepMs) {
+        return stalledMs.call(this, nowMs + 3_500, stepMs);
+      });
+      const settings = tinySettings({ ...DEEP, nodes: 3, steps: 12 });
+      const send = Reflect.get(Follower.prototype, "send");
+      let lost = 0;
+      vi.spyOn(Follower.prototype, "send").mockImplementation(async function (this: Follower, step, ...rest) {
+        if (step === settings.steps - 1 && lost === 0) lost += 1;
+        else await send.call(this, step, ...rest);
+      });
+      await using ring = await MortalRing.form(settings);
+      await expectUndisturbed(ring, settings);
+      expect(lost).toBe(1);
+    },
+    LIMIT_MS,
+  );
+});
 
 /** All owners of a view are ready, and `strike` comes before the first of them dials. */
 function beforeEdges(of: number, strike: () => void): void {
