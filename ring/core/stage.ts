@@ -68,10 +68,16 @@ export class StageMachine implements Machine<StageInput, StageOutput> {
       phase: phase.kind,
       running: this.#running?.kind ?? null,
       lacks: phase.kind === "training" ? this.#training.lacks() : [],
-      /** The version that every copy must have before this node goes on; null where it waits for none. */
-      awaitsFrontier: phase.kind === "updating" && this.#frontier < phase.step ? phase.step : null,
+      /** The version that every copy must have before this node goes on, or is done; null where it waits for none. */
+      awaitsFrontier: this.#awaitsFrontier,
       counts: this.#training.counts(),
     };
+  }
+
+  get #awaitsFrontier(): number | null {
+    const phase = this.#phase;
+    const due = phase.kind === "updating" ? phase.step : phase.kind === "finished" ? phase.completedSteps : null;
+    return due !== null && this.#frontier < due ? due : null;
   }
 
   /**

@@ -21,10 +21,10 @@ export class StallClock {
     this.#factor = 1;
   }
 
-  /** How long nothing was committed, where that is too long; it then counts anew. `stepMs`: what a step usually takes. */
-  stalledMs(nowMs: number, stepMs: number): number | undefined {
+  /** How long nothing was committed, where that is too long; it then counts anew. `stepMs`: what a step usually takes, asked for where it counts. */
+  stalledMs(nowMs: number, stepMs: () => number): number | undefined {
     const forMs = nowMs - this.#sinceMs;
-    if (forMs <= this.#factor * Math.max(LEAST_MS, STEPS * stepMs)) return undefined;
+    if (forMs <= this.#factor * LEAST_MS || forMs <= this.#factor * STEPS * stepMs()) return undefined;
     this.#sinceMs = nowMs;
     this.#factor *= 2;
     return forMs;

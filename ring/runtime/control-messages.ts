@@ -73,9 +73,9 @@ export const controlSchema = z.discriminatedUnion("say", [
   z.strictObject({ say: z.literal("accuse"), node: count }),
   /** The sender has yet to install `view`: so much of it has come so far. */
   z.strictObject({ say: z.literal("installing"), view: count, progress: count }),
-  /** Is `view` still yours? From a process that stood still. */
-  z.strictObject({ say: z.literal("confirm"), view: count }),
-  z.strictObject({ say: z.literal("confirmed"), view: count }),
+  /** Is `view` still yours? From a process that stood still, as often as `sleep` says; the answer names the same. */
+  z.strictObject({ say: z.literal("confirm"), view: count, sleep: count }),
+  z.strictObject({ say: z.literal("confirmed"), view: count, sleep: count }),
   /** The losses of the steps from `from` on, as far as they are committed. */
   z.strictObject({ say: z.literal("askLosses"), from: count }),
   z.strictObject({ say: z.literal("losses"), from: count, losses: z.array(z.number()).max(2000).readonly() }),

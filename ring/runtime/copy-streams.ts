@@ -20,6 +20,8 @@ export interface CopyStreamsInit {
   readonly mayReceive: (owner: number, step: number) => boolean;
   /** A part of a layer that was asked for. */
   readonly arrived: () => void;
+  /** A stream of copies to or from this node broke while the view holds. */
+  readonly ended: (view: RingView, other: number) => void;
   readonly tell: (input: KeeperInput) => void;
 }
 
@@ -37,7 +39,7 @@ export class CopyStreams {
 
   /** The node's own layers are here: copies of them may be made, and copies of others' be fed. */
   open(view: RingView, node: number): void {
-    const { job, transport, inbox, store, mayReceive, tell } = this.#init;
+    const { job, transport, inbox, store, mayReceive, ended, tell } = this.#init;
     inbox.install({
       ...{ job, view: view.view, restoreStep: view.restoreStep, isSpare: !view.owners.includes(node) },
       ...{ memory: store.compute.memory, mayReceive },
@@ -45,6 +47,7 @@ export class CopyStreams {
       layoutsOf: (owner) => store.replicasOf(owner),
       gradient: (owner, step, loss) => tell({ kind: "gradient", view: view.view, owner, step, loss }),
       frontier: (version) => tell({ kind: "frontier", view: view.view, version }),
+      ended: (owner) => ended(view, owner),
     });
     const holders = view.owners.includes(node) ? replicaHolders(view, node) : [];
     this.#followers = holders.map((holder) => ({
@@ -52,6 +55,7 @@ export class CopyStreams {
       follower: new Follower({
         ...{ transport, addresses: memberOf(view, holder)!.addresses, job, view: view.view, owner: node },
         applied: (applied) => tell({ kind: "applied", view: view.view, from: holder, ...applied }),
+        ended: () => ended(view, holder),
       }),
     }));
   }

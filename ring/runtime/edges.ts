@@ -40,6 +40,8 @@ export interface EdgesInit {
   readonly receivers: Readonly<Record<EdgeDirection, Receiver>>;
   /** Told once for each link that ends. */
   readonly onEnd: (neighbour: number, end: LinkEnd, role: LinkRole) => void;
+  /** The view is over: every link ends, those that are still to open as well. */
+  readonly signal: AbortSignal;
 }
 
 /** The owners before and after a node; on two nodes the same. */
@@ -62,9 +64,9 @@ export class Edges {
     this.#incoming = incoming;
   }
 
-  /** Opens all four links. Throws NetworkError where a neighbour cannot be reached, or refuses. */
+  /** Opens all four links. Throws NetworkError where a neighbour cannot be reached, or refuses, or the view ends meanwhile. */
   static async open(init: EdgesInit, inbox: EdgeInbox): Promise<Edges> {
-    const { view, node, transport } = init;
+    const { view, node, transport, signal } = init;
     const { predecessor, successor } = neighboursOf(view, node);
     const accepted = Promise.all([
       inbox.install(init, "forward", predecessor),
@@ -77,9 +79,13 @@ export class Edges {
       const hello = { kind: "edge", job: init.job, view: view.view, direction };
       // Nothing comes back on a stream that this side dialled but grants.
       const receiver: Receiver = { destination: refuseAll, handle: () => {} };
-      const { link } = await Link.open(stream, hello, receiver, EDGE_LIMIT_MS);
-      watch(link, neighbour, "outgoing", init);
-      return link;
+      const forget = atEnd(signal, () => stream.abort(viewOver()));
+      try {
+        const { link } = await Link.open(stream, hello, receiver, EDGE_LIMIT_MS);
+        return keep(link, neighbour, "outgoing", init);
+      } finally {
+        forget();
+      }
     };
     const [toSuccessor, toPredecessor] = await Promise.all([dial(successor, "forward"), dial(predecessor, "backward")]);
     return new Edges(toSuccessor, toPredecessor, await accepted);
@@ -99,19 +105,33 @@ export class Edges {
     const links = [this.toSuccessor, this.toPredecessor, ...this.#incoming];
     await Promise.all(links.map((link) => link.close(GOODBYE_LIMIT_MS)));
   }
-
-  abort(reason: string): void {
-    for (const link of [this.toSuccessor, this.toPredecessor, ...this.#incoming]) link.abort(reason);
-  }
 }
 
 function refuseAll(): never {
   throw new ProtocolError("a frame on the wrong side of a stream", "run the same build on every node");
 }
 
-function watch(link: Link, neighbour: number, role: LinkRole, { onEnd }: EdgesInit): void {
-  void link.ended.then((end) => onEnd(neighbour, end, role));
+/**
+ * A link is the view's from its first moment on. 1. Of three owners one dies before the edges are open. 2. The other two open theirs to each other,
+ * and fail at the third: there are no `Edges` to end. 3. What is open would hold its receiver, and with it the memory of the whole view.
+ */
+function keep(link: Link, neighbour: number, role: LinkRole, { onEnd, signal }: EdgesInit): Link {
+  const forget = atEnd(signal, () => link.abort(VIEW_OVER));
+  void link.ended.then((end) => {
+    forget();
+    onEnd(neighbour, end, role);
+  });
+  return link;
 }
+
+/** Calls `end` when the view ends, or now where it has ended. Returns what takes that back. */
+function atEnd(signal: AbortSignal, end: () => void): () => void {
+  if (signal.aborted) end();
+  signal.addEventListener("abort", end);
+  return () => signal.removeEventListener("abort", end);
+}
+
+const viewOver = (): NetworkError => new NetworkError(VIEW_OVER, "none is needed: the next one opens its own streams");
 
 /** What this node waits for from one neighbour. */
 interface Expected {
@@ -172,29 +192,31 @@ export class EdgeInbox {
     this.#view = view;
     for (const [key, { reject }] of this.#expected) {
       if (Number(key.split(" ")[0]) >= view) continue;
-      reject(new NetworkError(VIEW_OVER, "none is needed: the next one opens its own streams"));
+      reject(viewOver());
       this.#expected.delete(key);
     }
   }
 
   /** From now on the neighbour's stream is accepted. Resolves with its link. */
   async install(init: EdgesInit, direction: EdgeDirection, neighbour: number): Promise<Link> {
-    const { job, view } = init;
+    const { job, view, signal } = init;
     const opened = Promise.withResolvers<Link>();
     const expected = this.#of(view.view, direction);
     const origin = { job, view: view.view, peerId: memberOf(view, neighbour)!.peerId };
     const receiver = init.receivers[direction];
-    expected.resolve({ origin, receiver, accepted: opened.resolve, isTaken: false });
+    // Also one that comes when nobody waits for it any more.
+    const accepted = (link: Link): void => opened.resolve(keep(link, neighbour, direction, init));
+    expected.resolve({ origin, receiver, accepted, isTaken: false });
+    const forget = atEnd(signal, () => opened.reject(viewOver()));
     const timer = setTimeout(() => {
       opened.reject(new NetworkError(`node ${neighbour} did not open its ${direction} edge in time`, "see its log"));
     }, EDGE_LIMIT_MS);
     timer.unref();
     try {
-      const link = await opened.promise;
-      watch(link, neighbour, direction, init);
-      return link;
+      return await opened.promise;
     } finally {
       clearTimeout(timer);
+      forget();
     }
   }
 }

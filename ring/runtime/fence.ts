@@ -9,13 +9,16 @@ import { majorityOf } from "../core/view.ts";
 export interface FenceInit {
   readonly node: () => number;
   readonly voters: () => readonly number[];
-  readonly ask: (voter: number) => void;
+  /** `sleep`: which of this process's sleeps the answer must name. */
+  readonly ask: (voter: number, sleep: number) => void;
   readonly shut: (sleptMs: number) => void;
 }
 
 export class Fence {
   readonly #init: FenceInit;
   #tickMs = nowMs();
+  /** Sleeps so far. */
+  #sleep = 0;
   #confirmed = new Set<number>();
   #opened: PromiseWithResolvers<void> | undefined;
 
@@ -41,17 +44,27 @@ export class Fence {
     if (this.isShut) this.#ask();
   }
 
+  /**
+   * 1. A process stands still, wakes and asks. 2. It is stopped again before the answers come: they wait in its queues. 3. Meanwhile others go on
+   * without it. 4. It wakes: those answers are of the time before. So each sleep asks anew, and only answers to its own questions count.
+   */
   overslept(sleptMs: number): void {
     this.#tickMs = nowMs();
-    if (this.isShut) return;
-    this.#init.shut(sleptMs);
-    this.#opened = Promise.withResolvers();
+    this.#sleep += 1;
     this.#confirmed = new Set();
-    this.confirmed(this.#init.node());
+    if (!this.isShut) {
+      this.#init.shut(sleptMs);
+      this.#opened = Promise.withResolvers();
+    }
+    this.confirmed(this.#init.node(), this.#sleep);
     this.#ask();
   }
 
-  confirmed(node: number): void {
+  /** @param sleep the one that this node named when it asked */
+  confirmed(node: number, sleep: number): void {
+    // What waited in the queues may be read before any clock has ticked.
+    void this.gate();
+    if (sleep !== this.#sleep) return;
     const voters = this.#init.voters();
     this.#confirmed.add(node);
     if (voters.filter((voter) => this.#confirmed.has(voter)).length >= majorityOf(voters)) this.open();
@@ -64,6 +77,6 @@ export class Fence {
   }
 
   #ask(): void {
-    for (const voter of this.#init.voters()) if (voter !== this.#init.node()) this.#init.ask(voter);
+    for (const voter of this.#init.voters()) if (voter !== this.#init.node()) this.#init.ask(voter, this.#sleep);
   }
 }

@@ -255,7 +255,7 @@ export class RingNode {
       pace: () => ({
         isTraining: this.#session?.isTraining === true,
         steps: this.#recorder.steps,
-        stepMs: Math.max(this.#clockwork.stepMsMedian, serialStepMs(this.#settings, this.#init.layerCosts)),
+        stepMs: () => Math.max(this.#clockwork.recentStepMs, serialStepMs(this.#settings, this.#init.layerCosts)),
       }),
     };
   }

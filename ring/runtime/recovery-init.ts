@@ -45,7 +45,7 @@ export interface RecoveryEvents {
   /** Losses of the steps before the view's first must be known before it can be installed; resolves with how many are. */
   readonly catchUp: (view: RingView) => Promise<number>;
   /** Whether this node waits for commits now, how long a step usually takes, and of how many it knows the loss. */
-  readonly pace: () => { readonly isTraining: boolean; readonly stepMs: number; readonly steps: number };
+  readonly pace: () => { readonly isTraining: boolean; readonly stepMs: () => number; readonly steps: number };
 }
 
 export interface RecoveryInit {

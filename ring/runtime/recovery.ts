@@ -83,12 +83,13 @@ export class Recovery {
       ...{ job, settings, transport, inbox: init.replicas, store: this.#store },
       mayReceive: (owner, step) => this.#keeper.mayReceive(owner, step),
       arrived: () => this.#installs.arrived(),
+      ended: (of, other) => this.edgeBroken(of, other),
       tell: (input) => this.#keep(input),
     });
     this.#fence = new Fence({
       node: () => this.node,
       voters: () => this.#view.voters,
-      ask: (voter) => this.send({ say: "confirm", view: this.#view.view }, voter),
+      ask: (voter, sleep) => this.send({ say: "confirm", view: this.#view.view, sleep }, voter),
       shut: (sleptMs) => events.note("overslept", { sleptMs }),
     });
     this.#lookout = new Lookout({
@@ -192,9 +193,12 @@ export class Recovery {
     this.#keep({ kind: "reported", version });
   }
 
-  /** A stream of tensors broke. Where its peer is dead, the watch will see it; else the view must open new ones. */
-  edgeBroken(view: RingView, neighbour: number): void {
-    this.#lookout.watch?.closed(neighbour);
+  /**
+   * A stream of tensors or of copies broke. Where its peer is dead, the watch will see it; else the view must open new ones: what was on its way
+   * is lost, a gradient for a copy as well.
+   */
+  edgeBroken(view: RingView, other: number): void {
+    this.#lookout.watch?.closed(other);
     setTimeout(() => {
       if (view === this.#view && !this.#council.membership.describe().isSealed) this.wish({ kind: "stalled" });
     }, BROKEN_EDGE_MS).unref();
@@ -265,12 +269,13 @@ export class Recovery {
         if (isPresent) this.#installs.heard(node, message.view, message.progress);
         return;
       case "confirm": {
-        const isSame = message.view === this.#view.view && !this.#council.membership.describe().isSealed;
-        if (isSame) this.#control.send(peerId, { say: "confirmed", view: message.view });
+        const { view, sleep } = message;
+        const isSame = view === this.#view.view && !this.#council.membership.describe().isSealed;
+        if (isSame) this.#control.send(peerId, { say: "confirmed", view, sleep });
         return;
       }
       case "confirmed":
-        if (message.view === this.#view.view) this.#fence.confirmed(node);
+        if (message.view === this.#view.view) this.#fence.confirmed(node, message.sleep);
         return;
       default:
         return this.#init.events.hear(message, { node, isMember: isPresent });

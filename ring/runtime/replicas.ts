@@ -40,6 +40,8 @@ export interface FollowerInit {
   readonly view: number;
   readonly owner: number;
   readonly applied: (applied: Applied) => void;
+  /** The stream broke before the view was over. Another one would lack the gradients that were on their way. */
+  readonly ended: () => void;
 }
 
 export class Follower {
@@ -77,7 +79,7 @@ export class Follower {
       }
       await link.send({ kind: FrameKind.replicaDone, job, view, step, value: loss });
     } catch {
-      // A stream that is lost: whoever watches the peer sees it.
+      // A stream that is lost shows in `ended`.
     }
   }
 
@@ -99,7 +101,7 @@ export class Follower {
   }
 
   async #open(): Promise<void> {
-    const { transport, addresses, job, view, owner, applied } = this.#init;
+    const { transport, addresses, job, view, owner, applied, ended } = this.#init;
     const receiver: Receiver = {
       destination: ({ kind, payloadBytes }) => {
         if (kind === FrameKind.applied) return new Uint8Array(payloadBytes);
@@ -117,6 +119,9 @@ export class Follower {
         this.#link = link;
         this.#opened.resolve(link);
         if (this.#isOver) link.abort("the view is over");
+        // 1. The holder, no neighbour, suspects this node and ends its connections. 2. It hears it again before a view changes. 3. Nobody else
+        // would tell this node that its gradients get nowhere.
+        void link.ended.then(() => this.#isOver || ended());
         return;
       } catch {
         // Busy, or not that far. A dead one is replaced by the next view.
@@ -148,6 +153,8 @@ export interface Copies {
   readonly mayReceive: (owner: number, step: number) => boolean;
   readonly gradient: (owner: number, step: number, loss: number) => void;
   readonly frontier: (version: number) => void;
+  /** The stream of an owner broke, and none took its place. */
+  readonly ended: (owner: number) => void;
 }
 
 /** Copies of layers at a version, as far as they are here. */
@@ -242,6 +249,8 @@ export class ReplicaInbox {
     if (this.#copies !== copies) return link.abort("the view is over");
     this.#owners.get(owner)?.abort("another stream took its place");
     this.#owners.set(owner, link);
+    // The owner may not see it: what ends a connection gets lost on a cut line.
+    void link.ended.then(() => this.#owners.get(owner) === link && copies.ended(owner));
     const applied = this.#told.get(owner);
     if (applied !== undefined) this.#send(link, applied);
   }

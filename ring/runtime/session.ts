@@ -23,7 +23,7 @@ import type { StageInit } from "../core/stage-messages.ts";
 import { StageMachine } from "../core/stage.ts";
 import type { RingView } from "../core/view.ts";
 import { Balancer } from "./balancer.ts";
-import { Edges, VIEW_OVER, type EdgeInbox, type LinkRole } from "./edges.ts";
+import { Edges, type EdgeInbox, type LinkRole } from "./edges.ts";
 import { encodeMessage, parseMessage, roundSchema, type Announcement, type Job } from "./messages.ts";
 import type { LayerPart } from "./migration.ts";
 import { CAN_SPLIT, planNode, presentShape, segmentsInit } from "./segments.ts";
@@ -86,6 +86,8 @@ export class Session {
   readonly #place: number;
   #compute: ComputeThread;
   #edges: Edges | undefined;
+  /** Ends the edges, those that are still to open as well. */
+  readonly #edgesOver = new AbortController();
   #isOver = false;
 
   constructor(init: SessionInit) {
@@ -113,10 +115,15 @@ export class Session {
       const onEnd = (neighbour: number, end: LinkEnd, role: LinkRole): void => {
         if (!this.#isOver) events.edgeEnded(neighbour, end, role);
       };
-      const opening = { job: job.job, view, node, transport, receivers: this.driver.receivers(), onEnd };
-      this.#edges = await Edges.open(opening, inbox);
+      const { signal } = this.#edgesOver;
+      const opening = { job: job.job, view, node, transport, receivers: this.driver.receivers(), onEnd, signal };
+      try {
+        this.#edges = await Edges.open(opening, inbox);
+      } catch (error) {
+        if (!this.#isOver) throw error;
+      }
     }
-    if (this.#isOver) return this.#edges?.abort(VIEW_OVER);
+    if (this.#isOver) return this.#edgesOver.abort();
     this.driver.start(this.#edges);
   }
 
@@ -132,17 +139,17 @@ export class Session {
     return this.#isOver;
   }
 
-  /** Commits are to be expected: it neither evaluates nor has it finished. */
+  /** Commits are to be expected: it trains, or has finished what not all copies have. It saves and evaluates as long as that takes. */
   get isTraining(): boolean {
-    const { phase } = this.#machine.describe();
-    return phase === "created" || phase === "training" || phase === "updating";
+    const { phase, awaitsFrontier } = this.#machine.describe();
+    return phase === "created" || phase === "training" || phase === "updating" || awaitsFrontier !== null;
   }
 
   /** No frame of the view is sent or handled any more. */
   stop(): void {
     this.#isOver = true;
     this.driver.stop();
-    this.#edges?.abort(VIEW_OVER);
+    this.#edgesOver.abort();
   }
 
   /** The run is over: GOODBYE on every edge. */

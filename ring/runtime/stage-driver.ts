@@ -329,7 +329,7 @@ export class StageDriver {
 
   /** Of one lap. */
   #meanCosts(): OperationCosts {
-    const { laps } = this.clockwork.costs;
+    const laps = this.clockwork.recentCosts;
     const mean = (kind: keyof OperationCosts): number => laps.reduce((sum, lap) => sum + lap[kind], 0) / laps.length;
     return { forward: mean("forward"), backward: mean("backward"), weight: mean("weight") };
   }

@@ -8,6 +8,8 @@ import type { ThreadSampler } from "./process-sample.ts";
 
 /** Newest durations that a median is taken over. */
 const KEPT_DURATIONS = 2048;
+/** Of those, what decisions go by: they are made in every step, and a median of all would hold up what comes next. */
+const RECENT_DURATIONS = 32;
 /** Shorter gaps between operations are not drawn as waits. */
 const DRAWN_WAIT_MS = 0.05;
 
@@ -22,6 +24,12 @@ class Durations {
 
   get median(): number {
     return median(this.#values);
+  }
+
+  get recentMedian(): number {
+    const count = Math.min(RECENT_DURATIONS, this.#values.length);
+    const recent = Array.from({ length: count }, (_, age) => this.#values[(this.#next - 1 - age) % KEPT_DURATIONS]!);
+    return median(recent);
   }
 }
 
@@ -143,6 +151,20 @@ export class StageClockwork {
 
   get stepMsMedian(): number {
     return this.#steps.median;
+  }
+
+  /** As `stepMsMedian`, of the newest steps. */
+  get recentStepMs(): number {
+    return this.#steps.recentMedian;
+  }
+
+  /** As `costs`, of the newest micro-batches. */
+  get recentCosts(): NodeCosts["laps"] {
+    return this.#durations.map(({ F, B, W }) => ({
+      forward: F.recentMedian,
+      backward: B.recentMedian,
+      weight: W.recentMedian,
+    }));
   }
 
   /** Medians of one micro-batch, by lap, and of an update. */

@@ -173,7 +173,8 @@ test("what strangers say of views and of the run is heard by nobody", { timeout:
       { say: "probe", node: 1 },
       { say: "probed", node: 1, alive: false },
     ],
-    ...[{ say: "confirm", view: 0 }, { say: "confirmed", view: 0 }, { say: "alive" }, { say: "stop" }],
+    ...[{ say: "confirm", view: 0, sleep: 1 }, { say: "confirmed", view: 0, sleep: 1 }, { say: "alive" }],
+    { say: "stop" },
     ...[
       { say: "losses", from: 0, losses: [1, 2, 3] },
       { say: "askLosses", from: 0 },
@@ -227,6 +228,7 @@ test("a member's words about views and nodes that there are not change nothing",
   const listener = new Listener();
   const link = await open(attacker!, founder!, CONTROL_PROTOCOL, { boot, incarnation }, listener);
   const behind = listener.word(({ message }) => (message as { kind?: string } | undefined)?.kind === "behind");
+  const confirmed = listener.word(({ say: word, sleep }) => word === "confirmed" && sleep === 7);
   const words = [
     ...[
       membership({ kind: "ready", isAnswer: false, known: [] }, 9),
@@ -245,13 +247,16 @@ test("a member's words about views and nodes that there are not change nothing",
     ...[
       { say: "complete", view: 9 },
       { say: "askLosses", from: 2 ** 31 },
-      { say: "confirm", view: 9 },
+      { say: "confirm", view: 9, sleep: 1 },
+      { say: "confirmed", view: 0, sleep: 7 },
     ],
     { say: "losses", from: 2 ** 31, losses: [1] },
     { say: "announce", view: 9, body: { kind: "evaluated", step: 1, correct: 0, lossSum: 0 } },
   ];
   for (const word of words) say(link, word);
   await behind;
+  say(link, { say: "confirm", view: 0, sleep: 7 });
+  expect(await confirmed, "for the view that is, and the sleep that was named").toMatchObject({ view: 0 });
   expect(await link.close()).toEqual({ kind: "goodbye" });
   expectFirstView(siege);
   await expectUnharmed(siege);
@@ -296,7 +301,7 @@ test("an owner that lies to a copy is refused, and the ring goes on", { timeout:
     lie(link);
     await expectClosed(link, reason, what);
   }
-  // The owner's own stream has ended with that: another view begins when the ring has stood still for long enough.
+  // The owner's own stream has ended with that, and both ends know it: another view begins.
   await expectUnharmed(siege);
   expect(siege.rings[0]!.view.view).toBe(1);
 });

@@ -13,11 +13,19 @@ afterEach(() => {
 function fenced(voters: readonly number[]) {
   const asked: number[] = [];
   const slept: number[] = [];
+  /** What the newest question named. */
+  let named = 0;
   const fence = new Fence({
-    ...{ node: () => 0, voters: () => voters, ask: (voter) => asked.push(voter) },
+    node: () => 0,
+    voters: () => voters,
+    ask: (voter, sleep) => {
+      asked.push(voter);
+      named = sleep;
+    },
     shut: (sleptMs) => slept.push(sleptMs),
   });
-  return { fence, asked, slept };
+  const answer = (voter: number, sleep = named): void => fence.confirmed(voter, sleep);
+  return { fence, asked, slept, answer, named: () => named };
 }
 
 describe("a fence", () => {
@@ -41,12 +49,12 @@ describe("a fence", () => {
   });
 
   test("asks again with each tick until it opens", async () => {
-    const { fence, asked } = fenced([0, 1, 2]);
+    const { fence, asked, answer } = fenced([0, 1, 2]);
     fence.overslept(1_000);
     const gate = fence.gate();
     fence.tick();
     expect(asked).toEqual([1, 2, 1, 2]);
-    fence.confirmed(2);
+    answer(2);
     expect(fence.isShut).toBe(false);
     await gate;
     fence.tick();
@@ -54,25 +62,51 @@ describe("a fence", () => {
   });
 
   test("opens for a majority of the voters only, each of which counts once", () => {
-    const { fence } = fenced([0, 1, 2, 3, 4]);
+    const { fence, answer } = fenced([0, 1, 2, 3, 4]);
     fence.overslept(1_000);
-    fence.confirmed(3);
-    fence.confirmed(3);
-    fence.confirmed(7);
+    answer(3);
+    answer(3);
+    answer(7);
     expect(fence.isShut).toBe(true);
-    fence.confirmed(4);
+    answer(4);
     expect(fence.isShut).toBe(false);
   });
 
   test("counts what was confirmed since the last sleep", () => {
-    const { fence } = fenced([0, 1, 2, 3, 4]);
+    const { fence, answer } = fenced([0, 1, 2, 3, 4]);
     fence.overslept(1_000);
-    fence.confirmed(1);
+    answer(1);
     fence.open();
-    fence.confirmed(2);
+    answer(2);
     fence.overslept(1_000);
-    fence.confirmed(3);
+    answer(3);
     expect(fence.isShut).toBe(true);
+  });
+
+  test("that sleeps again while it is shut counts no answers from before", () => {
+    const { fence, answer, named } = fenced([0, 1, 2, 3, 4]);
+    fence.overslept(1_000);
+    const before = named();
+    answer(1);
+    fence.overslept(60_000);
+    answer(2, before);
+    answer(3, before);
+    expect(fence.isShut, "old answers").toBe(true);
+    answer(2);
+    expect(fence.isShut, "one that was counted before the second sleep counts no more").toBe(true);
+    answer(3);
+    expect(fence.isShut).toBe(false);
+  });
+
+  test("counts no answer that is read behind a sleep which no clock has noticed yet", () => {
+    const { fence, answer, asked } = fenced([0, 1, 2]);
+    fence.overslept(1_000);
+    vi.advanceTimersByTime(60_000);
+    answer(1);
+    expect(fence.isShut).toBe(true);
+    expect(asked, "it has asked anew").toEqual([1, 2, 1, 2]);
+    answer(1);
+    expect(fence.isShut).toBe(false);
   });
 
   test("of the only voter never shuts", () => {

@@ -193,3 +193,18 @@ describe("a violation", () => {
     violates(last, { kind: "evaluationLabels" }, "successor", "labels that nobody awaits");
   });
 });
+
+test("a version that not all copies have is awaited by who would make the next one, and by who has finished", () => {
+  const alone = { node: 0, shape: { nodes: 1, microBatches: 1 }, steps: 1, evaluationMicroBatches: 0 };
+  const machine = started({ ...alone, isReplicated: true });
+  feed(machine, computed({ loss: 1 }), computed());
+  expect(machine.describe()).toMatchObject({ phase: "updating", awaitsFrontier: 0 });
+  expect(shown(machine.handle({ kind: "frontier", version: 0 }))).toEqual(["update"]);
+  expect(machine.describe().awaitsFrontier).toBeNull();
+  expect(shown(machine.handle(computed()))).toEqual(["save"]);
+  expect(machine.describe().awaitsFrontier, "a save takes as long as it takes").toBeNull();
+  machine.handle(computed());
+  expect(machine.describe()).toMatchObject({ phase: "finished", awaitsFrontier: 1 });
+  machine.handle({ kind: "frontier", version: 1 });
+  expect(machine.describe().awaitsFrontier).toBeNull();
+});

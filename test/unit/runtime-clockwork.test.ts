@@ -101,6 +101,27 @@ describe("costs", () => {
     });
   });
 
+  test("that decisions go by are of the newest 32; those of reports of all", async () => {
+    const bench = new Bench(2);
+    expect([bench.clockwork.recentStepMs, bench.clockwork.recentCosts]).toEqual([0, [none, none]]);
+    for (let count = 0; count < 100; count += 1) await bench.compute("B", count < 68 ? 3 : 8, 1);
+    await bench.compute("F", 2);
+    expect(bench.clockwork.costs.laps[1]!.backward).toBe(3);
+    expect(bench.clockwork.recentCosts).toEqual([
+      { ...none, forward: 2 },
+      { ...none, backward: 8 },
+    ]);
+    for (let step = 0; step < 100; step += 1) await bench.step(step, step < 67 ? 1 : 9, 1);
+    expect([bench.clockwork.stepMsMedian, bench.clockwork.recentStepMs]).toEqual([2, 10]);
+  });
+
+  test("that decisions go by are the newest also when the oldest are overwritten", async () => {
+    const bench = new Bench();
+    for (let count = 0; count < 2048 + 20; count += 1) await bench.compute("F", count < 2048 - 12 ? 1 : 5);
+    expect(bench.clockwork.recentCosts).toEqual([{ ...none, forward: 5 }]);
+    expect(bench.clockwork.costs.laps).toEqual([{ ...none, forward: 1 }]);
+  });
+
   test("of a W are the sum of its slices, whatever comes between them", async () => {
     const bench = new Bench(2);
     await bench.compute("W", 1, 1, false);
