@@ -14,7 +14,8 @@ afterAll(() => scratch.remove());
 function waiting() {
   const folder = scratch.folder();
   const recorder = new Recorder({ folder, batch: 12, earlier: [], startedMs: 0 });
-  const state = { isDurable: true, note: () => {}, onDurable: (_: number) => {} };
+  const onDurable: (step: number) => void = () => {};
+  const state = { isDurable: true, note: () => {}, onDurable };
   const told: number[] = [];
   const history = new History({
     ...{ recorder, state: state as unknown as NodeState },
