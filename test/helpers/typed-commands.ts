@@ -18,7 +18,7 @@ for (const [index, typed] of (JSON.parse(list) as string[][]).entries()) {
   process.argv.splice(2, Infinity, ...typed);
   process.exitCode = 0;
   await import(`../../src/cli/main.ts?line=${index}`);
-  ended.push({ ...said, code: process.exitCode as number });
+  ended.push({ ...said, code: process.exitCode });
 }
 Object.assign(stdout, { write: writers.stdout });
 Object.assign(stderr, { write: writers.stderr });
