@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { GROUP_MS, ReportedStep } from "../../src/runtime/reported-step.ts";
 import { StateFolder } from "../../src/runtime/state-folder.ts";
-import { VoteStore } from "../../src/runtime/vote-store.ts";
+import { VOTE_BYTES_MAX, VoteStore } from "../../src/runtime/vote-store.ts";
 import { DataError } from "../../src/types/errors.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { damages, diskFault, FaultyDisk, refusal, WRITE_ORDER } from "../helpers/faulty-disk.ts";
@@ -118,7 +118,7 @@ describe("the votes", () => {
     const [state, votes] = ["state-folder", "vote-store"].map((name) =>
       JSON.stringify(new URL(`../../src/runtime/${name}.ts`, import.meta.url).pathname),
     );
-    const program = `import { writeSync } from "node:fs"; import { StateFolder } from ${state}; import { VoteStore } from ${votes};
+    const program = `import { writeSync } from "node:fs"; import { StateFolder } from ${state}; import { VOTE_BYTES_MAX, VoteStore } from ${votes};
       const store = await VoteStore.open(await StateFolder.open(${JSON.stringify(path)}));
       for (let ballot = store.loaded ?? 0; ;) { await store.save(++ballot); writeSync(1, ballot + "\\n"); }`;
     let told = 0;
@@ -144,7 +144,7 @@ describe("the votes", () => {
   test("are small, and saved one at a time", async () => {
     await withState(async (folder) => {
       const store = await VoteStore.open(folder);
-      await expect(store.save("x".repeat(65_536))).rejects.toThrow("at most 65536 bytes");
+      await expect(store.save("x".repeat(VOTE_BYTES_MAX))).rejects.toThrow(`at most ${VOTE_BYTES_MAX} bytes`);
       const first = store.save(1);
       await expect(store.save(2)).rejects.toThrow("one vote is saved at a time");
       await first;
