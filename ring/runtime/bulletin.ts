@@ -11,6 +11,7 @@ import { parseModel } from "../../src/nn/spec.ts";
 import { type Shard, writeManifest } from "../../src/runtime/checkpoint.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { unreachable } from "../../src/types/assert.ts";
+import { DataError } from "../../src/types/errors.ts";
 import { idleFormula } from "../core/schedule.ts";
 import { peersOf, type RingView } from "../core/view.ts";
 import { dryRunIdle } from "../simulation/dry-run.ts";
@@ -176,19 +177,27 @@ export class Bulletin {
     const completedSteps = this.#endStep;
     const isDue = this.#reports.size === this.#init.view.members.length && !this.#isComplete;
     if (!isDue || completedSteps === undefined || !this.#isEvaluatedAt(completedSteps)) return;
-    this.#isComplete = true;
-    const { folder, isWriter } = this.#init;
+    const { folder, isWriter, recorder } = this.#init;
     const summary = this.#build();
-    this.#init.recorder.finish();
-    try {
-      if (isWriter()) folder.writeJson(RUN_FILES.summary, summary);
-      if (isWriter()) this.#writeTrace();
-    } catch (error) {
-      // What all nodes know is told, on the disk or not.
-      if (!isDiskFault(error)) throw error;
-      this.#notDurable(completedSteps, error.message);
-    }
+    this.#isComplete = true;
+    // What all nodes know is told, on the disk or not: from here on nothing else would end the run.
     this.#summary.resolve(summary);
+    const writes = [
+      () => recorder.finish(),
+      () => folder.writeJson(RUN_FILES.summary, summary),
+      () => this.#writeTrace(),
+    ];
+    for (const write of isWriter() ? writes : []) this.#tolerate(completedSteps, write);
+  }
+
+  /** A full disk, and lines that a killed process left in pieces, cost the one file. */
+  #tolerate(step: number, write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      if (!isDiskFault(error) && !(error instanceof DataError)) throw error;
+      this.#notDurable(step, error.message);
+    }
   }
 
   /** The same whoever reported first. */

@@ -43,6 +43,8 @@ export interface ControlInit {
   readonly dialled: (peerId: string, outcome: DialOutcome) => void;
   /** A stream of that process has ended, and none is left. `isOrderly`: with GOODBYE. */
   readonly closed: (peerId: string, boot: number, isOrderly: boolean) => void;
+  /** What came was right, and this node did not get through with it: without that message it would be another node than the others think. */
+  readonly failed: (error: unknown) => void;
 }
 
 interface Peer {
@@ -103,11 +105,12 @@ export class Control {
       const signal = AbortSignal.timeout(DIAL_LIMIT_MS);
       const stream = await transport.dial(addresses, CONTROL_PROTOCOL, { signal, ownConnection: true });
       const hello = { kind: "member", job, incarnation: self.incarnation, boot: self.boot, invite };
-      // Nothing is said on a stream before its hello was answered.
-      let boot = -1;
-      const receiver = this.#receiver(peerId, () => boot);
+      // The first words may come with the answer, and wait until it is known whose they are.
+      const answered = Promise.withResolvers<number>();
+      const receiver = this.#receiver(peerId, answered.promise);
       const { link, answer } = await Link.open(stream, hello, receiver, DIAL_LIMIT_MS);
-      ({ boot } = checkMessage(memberAnswerSchema, answer));
+      const { boot } = checkMessage(memberAnswerSchema, answer);
+      answered.resolve(boot);
       this.#add(peerId, boot, link);
       return "answered";
     } catch (error) {
@@ -126,7 +129,7 @@ export class Control {
       decision: {
         kind: "accept",
         answer: { boot: this.#init.self.boot },
-        receiver: this.#receiver(peerId, () => boot),
+        receiver: this.#receiver(peerId, boot),
       },
       accepted: (link) => this.#add(peerId, boot, link),
     };
@@ -136,12 +139,14 @@ export class Control {
     return this.#init.addressesOf(peerId) !== undefined;
   }
 
-  #receiver(peerId: string, boot: () => number): Receiver {
+  #receiver(peerId: string, boot: number | Promise<number>): Receiver {
     return {
       destination: controlOnly,
       handle: ({ payload }) => {
         const message = parseMessage(controlSchema, payload);
-        if (this.#mayBeHeard(peerId, message)) this.#init.receive(peerId, boot(), message);
+        if (!this.#mayBeHeard(peerId, message)) return undefined;
+        if (typeof boot === "number") return this.#init.receive(peerId, boot, message);
+        return boot.then((known) => this.#init.receive(peerId, known, message));
       },
     };
   }
@@ -173,6 +178,7 @@ export class Control {
     const boot = peer.links.get(link);
     peer.links.delete(link);
     this.#forget(peerId, peer);
+    if (end.kind === "failed" && !this.#isClosed) this.#init.failed(end.error);
     if (boot === undefined || this.#isClosed || [...peer.links.values()].includes(boot)) return;
     this.#init.closed(peerId, boot, end.kind === "goodbye");
   }
@@ -189,9 +195,12 @@ export class Control {
     if (isUnused && this.#peers.get(peerId) === peer) this.#peers.delete(peerId);
   }
 
-  /** Says GOODBYE on every stream, within `limitMs`. */
+  /** Says what still waits for a stream, then GOODBYE on every stream, within `limitMs` and the limits of a dial. */
   async close(limitMs: number): Promise<void> {
     this.#isClosed = true;
+    // 1. A stream breaks by a bug of this node. 2. It tells the peer on a new one that the run has failed, and ends. 3. Unheard, the peer would wait.
+    const opening = [...this.#peers.values()].filter(({ waiting }) => waiting.length > 0);
+    await Promise.all(opening.map(({ dialling }) => dialling ?? Promise.resolve()));
     const links = [...this.#peers.values()].flatMap((peer) => [...peer.links.keys()]);
     await Promise.all(links.map((link) => link.close(limitMs)));
   }

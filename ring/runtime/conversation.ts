@@ -67,6 +67,7 @@ export class Conversation {
   /** This node ends as others did: what it knew at the last look, and since when. */
   #conclusion: { readonly known: string; readonly sinceMs: number } | undefined;
   #hasFailed = false;
+  #hasEnded = false;
 
   constructor(init: ConversationInit, view: RingView) {
     this.#init = init;
@@ -154,6 +155,7 @@ export class Conversation {
 
   end(outcome: RunOutcome): void {
     clearInterval(this.#newsTimer);
+    this.#hasEnded = true;
     this.#outcome.resolve(outcome);
   }
 
@@ -259,9 +261,12 @@ export class Conversation {
     for (const other of others) recovery?.send({ say: "askLosses", from }, other.node);
   }
 
-  /** The first failure counts: the others are told, and the run ends with it. After the summary there is nothing left to lose. */
+  /**
+   * The first failure counts: the others are told, and the run ends with it. After the summary there is nothing left to lose; what goes wrong in
+   * one that has left is not the others' end.
+   */
   fail(failure: NodeFailure, tell: readonly Neighbour[] = ["predecessor", "successor"]): void {
-    if (this.#hasFailed || this.#bulletin.isComplete) return;
+    if (this.#hasFailed || this.#hasEnded || this.#bulletin.isComplete) return;
     this.#hasFailed = true;
     clearInterval(this.#newsTimer);
     const { folder, recorder, present } = this.#init;

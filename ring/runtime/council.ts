@@ -3,6 +3,7 @@
  * durable before they are told; what a node votes on is small, so they are written one after the other.
  */
 import { unreachable } from "../../src/types/assert.ts";
+import { DataError } from "../../src/types/errors.ts";
 import type { Vote } from "../core/agreement.ts";
 import type { Membership } from "../core/membership.ts";
 import type { MembershipInput, MembershipOutput } from "../core/membership-messages.ts";
@@ -22,6 +23,8 @@ export interface CouncilEvents {
   readonly lost: (layers: readonly number[]) => void;
   /** A vote could not be made durable: this node abstains. */
   readonly notDurable: (reason: string) => void;
+  /** What follows from a durable vote could not be done. */
+  readonly failed: (error: unknown) => void;
 }
 
 export interface CouncilInit {
@@ -77,15 +80,19 @@ export class Council {
     return peersOf(this.membership.view).find((peer) => peer.node === node)?.peerId;
   }
 
-  /** One input after the other: acting on outputs makes new ones. */
+  /** One input after the other: acting on outputs makes new ones. What acting on one throws is the caller's. */
   handle(input: MembershipInput): void {
     this.#inputs.push(input);
     if (this.#isHandling) return;
     this.#isHandling = true;
-    for (let next = this.#inputs.shift(); next !== undefined; next = this.#inputs.shift()) {
-      for (const output of this.membership.handle(next)) this.#act(output, "nowMs" in next ? next.nowMs : undefined);
+    try {
+      for (let next = this.#inputs.shift(); next !== undefined; next = this.#inputs.shift()) {
+        for (const output of this.membership.handle(next)) this.#act(output, "nowMs" in next ? next.nowMs : undefined);
+      }
+    } finally {
+      // Else this node would live on, and never vote again.
+      this.#isHandling = false;
     }
-    this.#isHandling = false;
   }
 
   #act(output: MembershipOutput, nowMs: number | undefined): void {
@@ -119,22 +126,31 @@ export class Council {
   /** The newest vote is written, those before it with it. */
   #persist(save: Save): void {
     this.#save = save;
-    if (!this.#isSaving) void this.#saveAll();
+    if (!this.#isSaving) this.#saveAll().catch((error: unknown) => this.#init.events.failed(error));
   }
 
   async #saveAll(): Promise<void> {
     this.#isSaving = true;
-    for (let save = this.#save; save !== undefined; save = this.#save) {
-      this.#save = undefined;
-      const { view, id, vote } = save;
-      try {
-        await this.#init.state.save(view, vote);
-        this.handle({ kind: "persisted", view: view.view, id });
-      } catch (error) {
-        this.#init.events.notDurable((error as Error).message);
-        this.handle({ kind: "notPersisted", view: view.view, id });
+    try {
+      for (let save = this.#save; save !== undefined; save = this.#save) {
+        this.#save = undefined;
+        const isDurable = await this.#isDurable(save);
+        this.handle({ kind: isDurable ? "persisted" : "notPersisted", view: save.view.view, id: save.id });
       }
+    } finally {
+      this.#isSaving = false;
     }
-    this.#isSaving = false;
+  }
+
+  /** A node abstains for want of a disk; any other error is none that waiting would mend. */
+  async #isDurable({ view, vote }: Save): Promise<boolean> {
+    try {
+      await this.#init.state.save(view, vote);
+      return true;
+    } catch (error) {
+      if (!(error instanceof DataError)) throw error;
+      this.#init.events.notDurable(error.message);
+      return false;
+    }
   }
 }

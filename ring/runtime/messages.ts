@@ -8,8 +8,8 @@ import { stepIndex } from "../../src/types/ids.ts";
 import { settingsSchema } from "../../src/config/settings.ts";
 import { candidateSchema, count, hex, ringViewSchema, shortText } from "./schemas.ts";
 
-/** A node tells no more of them in its report, the newest. */
-export const RECOVERIES_MAX = 4096;
+/** A node tells no more of them in its report, the newest: it is one message of a control stream. `events.jsonl` has all. */
+export const RECOVERIES_MAX = 512;
 
 export const joinHelloSchema = z.strictObject({
   kind: z.literal("join"),

@@ -67,6 +67,7 @@ export class Recovery {
       receive: (peerId, boot, message) => this.#receive(peerId, boot, message),
       closed: (peerId, boot, isOrderly) => this.#closed(peerId, boot, isOrderly),
       dialled: (peerId, outcome) => this.#outside.dialled(peerId, outcome, nowMs()),
+      failed: events.failed,
     });
     this.#council = new Council({
       ...{ peerId: self.peerId, membership, state: init.state, control: this.#control },
@@ -77,6 +78,7 @@ export class Recovery {
         start: (next) => this.#start(next),
         lost: events.lost,
         notDurable: (reason) => events.note("voteNotDurable", { reason }),
+        failed: events.failed,
       },
     });
     this.#copies = new CopyStreams({

@@ -2,11 +2,11 @@
  * @file Starts the local nodes of a ring and watches them. It schedules nothing: when it is killed, the nodes go on. Nodes
  * have sessions of their own, so that Ctrl-C reaches this process alone, which then ends the run in order.
  */
-import { fork, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { STATE_FOLDER } from "../metrics/run-folder.ts";
 import { ExitCode, InterruptedError, NodeLostError, NotFiniteError } from "../types/errors.ts";
 import { ToldFailure, type ToldError } from "./failure.ts";
+import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
 import type { ParentMessage } from "./node.ts";
 import { formatBytes, formatSeconds, type Progress } from "./progress.ts";
 import { goOnText } from "./resume.ts";
@@ -14,20 +14,20 @@ import type { NodeEvent, NodeProcessInit } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
 import { Story } from "./story.ts";
 
-/** What a node drops is dropped within a message's time: a small young generation saves 25 MiB and costs nothing measurable. */
-const YOUNG_GENERATION = "--max-semi-space-size=4";
 /** Of one node, without the ring having it back in between: what dies at once, again and again, is not started for ever. */
 const FAILED_STARTS_MAX = 10;
 const RESPAWN_DELAY_MS = 1_000;
 /** How long the other nodes may take to end after one has failed before the ring was whole. */
 const END_LIMIT_MS = 5_000;
+const NOT_STARTED_REMEDY =
+  "allow more processes and open files (ulimit -u, ulimit -n), free memory, or start fewer nodes on this machine (--local)";
 
 export async function launchRing(request: RunRequest, progress: Progress): Promise<RunResult> {
   return new Launcher(request, progress).run();
 }
 
 interface Child {
-  readonly process: ChildProcess;
+  readonly process: LocalProcess;
   readonly wish: number;
   readonly exited: Promise<void>;
   addresses: readonly string[];
@@ -37,7 +37,7 @@ interface Child {
   isMember: boolean;
   /** It ended because the run did, or as it was asked to. */
   isDone: boolean;
-  end: { readonly code: number | null; readonly signal: string | null } | undefined;
+  end: ProcessEnd | undefined;
 }
 
 export class Launcher {
@@ -145,38 +145,31 @@ export class Launcher {
   }
 
   #start(init: NodeProcessInit): void {
-    const child = fork(new URL("./main.ts", import.meta.url), ["node"], {
-      execArgv: [...process.execArgv, YOUNG_GENERATION],
-      detached: true,
-      stdio: ["ignore", "ignore", "ignore", "ipc"],
-    });
     const exited = Promise.withResolvers<void>();
+    const message: ParentMessage = { kind: "init", init, orphans: this.#request.settings.orphans };
+    const child = startProcess(message, {
+      heard: (event) => this.#hear(entry, event),
+      ended: (end) => {
+        entry.end = end;
+        if (!endedWell(end)) this.#childFailed();
+        // First the one that comes back, then the one that is gone: the list is waited for to its end.
+        this.#respawn(entry);
+        exited.resolve();
+      },
+    });
     const entry: Child = {
       ...{ process: child, wish: init.wish ?? 0, exited: exited.promise },
       ...{ addresses: [], wasMember: false, isMember: false, isDone: false, end: undefined },
     };
     this.#children.push(entry);
-    child.on("message", (event: NodeEvent) => this.#hear(entry, event));
-    child.on("error", () => {
-      // A process that could not be started has no exit to wait for.
-      if (child.pid === undefined) exited.resolve();
-    });
-    child.on("exit", (code, signal) => {
-      entry.end = { code, signal };
-      if (code !== ExitCode.done) this.#childFailed();
-      // First the one that comes back, then the one that is gone: the list is waited for to its end.
-      this.#respawn(entry);
-      exited.resolve();
-    });
-    const message: ParentMessage = { kind: "init", init, orphans: this.#request.settings.orphans };
-    child.send(message);
   }
 
   /** A node that died comes back as long as another one can take it in. */
   #respawn(dead: Child): void {
-    if (!this.#isFormed || this.#isStopping || dead.isDone || dead.end?.code === ExitCode.done) return;
+    if (!this.#isFormed || this.#isStopping || dead.isDone || dead.end === undefined || endedWell(dead.end)) return;
     if (this.#summary !== undefined || !this.#failures.every(isBug)) return;
-    this.#story.died(dead.wish, dead.end?.signal ?? `exit code ${dead.end?.code}`);
+    if (dead.end.kind === "notStarted") this.#story.warned(notStarted(dead.wish, dead.end.reason));
+    else this.#story.died(dead.wish, howEnded(dead.end));
     const { respawn, replicas } = this.#request.settings;
     if (!respawn || replicas === 0) return;
     const starts = this.#children.filter(({ wish }) => wish === dead.wish);
@@ -315,28 +308,42 @@ export class Launcher {
       throw new NodeLostError("every node on this machine is gone before the run was done", goOnText(out));
     }
     const dead = this.#firstDead;
-    const how = dead?.end?.signal ?? `exit code ${dead?.end?.code}`;
-    throw new NodeLostError(
-      `node ${dead?.wish} ended with ${how} before the run was done`,
-      `see ${join(out, "logs")}, and start it again`,
-    );
+    if (dead?.end.kind === "notStarted") {
+      throw new NodeLostError(notStarted(dead.wish, dead.end.reason), NOT_STARTED_REMEDY);
+    }
+    const who = dead === undefined ? "every node ended" : `node ${dead.wish} ended with ${howEnded(dead.end)}`;
+    throw new NodeLostError(`${who} before the run was done`, `see ${join(out, "logs")}, and start it again`);
   }
 
   /** What to tell the user. Nodes that this launcher ended, because another one had died, are not the cause. */
   #failure(): ToldError | undefined {
     const told = this.#failures.filter(({ name }) => this.#interrupts > 0 || name !== InterruptedError.name);
-    const cause = this.#firstDead;
-    if (!this.#isFormed && cause?.end?.signal === "SIGKILL") return undefined;
+    const cause = this.#firstDead?.end;
+    const isToldByNone = cause?.kind === "notStarted" || cause?.signal === "SIGKILL";
+    if (!this.#isFormed && isToldByNone) return undefined;
     const ofCode = (code: ExitCode): ToldError | undefined => told.find(({ exitCode }) => exitCode === code);
     // A bug in one node is a lost node to the others.
     return ofCode(ExitCode.unexpected) ?? ofCode(ExitCode.lost) ?? told[0];
   }
 
-  get #firstDead(): Child | undefined {
-    const dead = this.#children.filter(({ end }) => end !== undefined && end.code !== ExitCode.done);
+  get #firstDead(): (Child & { readonly end: ProcessEnd }) | undefined {
+    const dead = this.#children.flatMap((child) => {
+      const { end } = child;
+      return end === undefined || endedWell(end) ? [] : [{ ...child, end }];
+    });
     return dead.find(({ process: { killed } }) => !killed) ?? dead[0];
   }
 }
+
+function endedWell(end: ProcessEnd): boolean {
+  return end.kind === "exited" && end.code === ExitCode.done;
+}
+
+function howEnded({ code, signal }: Extract<ProcessEnd, { kind: "exited" }>): string {
+  return signal ?? `exit code ${code}`;
+}
+
+const notStarted = (node: number, reason: string): string => `node ${node} could not be started: ${reason}`;
 
 /** Of one node alone; other failures are the whole ring's. */
 function isBug({ exitCode, name }: ToldError): boolean {

@@ -67,9 +67,9 @@ export class Progress {
   }
 }
 
-/** For a checkpoint that a full or broken disk did not take. */
+/** For what a full or broken disk did not take, or does not give back. */
 export function notDurableText(step: number, reason: string): string {
-  return `NOT DURABLE: no checkpoint of step ${step}: ${reason}; training goes on`;
+  return `NOT DURABLE at step ${step}: ${reason}; the run goes on`;
 }
 
 export function formatSeconds(seconds: number): string {

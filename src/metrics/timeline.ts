@@ -26,6 +26,8 @@ export class Timeline {
   readonly #node: () => number;
   readonly #keptSteps: number;
   #steps: KeptStep[] = [];
+  /** A process of this node before this one may have been killed within a line, and a full disk takes a part of one. */
+  #mayBeTorn = true;
 
   /**
    * @param node its number, known when there is something to write
@@ -56,8 +58,13 @@ export class Timeline {
   flush(): void {
     const entries = this.#steps.flatMap((step) => step.entries);
     this.#steps = [];
+    if (entries.length === 0) return;
+    const file = `timeline/${this.#node()}.jsonl`;
     try {
-      this.#folder.appendLines(`timeline/${this.#node()}.jsonl`, entries);
+      if (this.#mayBeTorn) this.#folder.cutTornLine(file);
+      this.#mayBeTorn = true;
+      this.#folder.appendLines(file, entries);
+      this.#mayBeTorn = false;
     } catch (error) {
       // A full disk ends no run: then there is no drawing of these steps.
       if (!isDiskFault(error)) throw error;

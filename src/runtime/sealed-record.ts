@@ -10,7 +10,7 @@ import { DataError } from "../types/errors.ts";
 export type RecordFields = Readonly<Record<string, unknown>>;
 
 /** Of a record's text. */
-const RECORD_BYTES_MAX = 1200 * 1024;
+const RECORD_BYTES_MAX = 1024 * 1024;
 const CHECKSUM_LENGTH = 32;
 
 /** Names without spaces; values that JSON can hold. */

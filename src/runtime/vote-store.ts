@@ -6,13 +6,14 @@ import { isDeepStrictEqual } from "node:util";
 import * as z from "zod";
 import { assert } from "../types/assert.ts";
 import { DataError } from "../types/errors.ts";
+import { CONTROL_BYTES_MAX } from "../wire/header.ts";
 import { type FileSystem, nodeFileSystem, writeDurably } from "./durable.ts";
 import { readRecord, sealRecord } from "./sealed-record.ts";
 import { STATE_REMEDY, type StateFolder } from "./state-folder.ts";
 
 const SLOTS = ["vote.0", "vote.1"] as const;
-/** Two views of a thousand nodes. */
-export const VOTE_BYTES_MAX = 1024 * 1024;
+/** The present view and the next, each as it came in one message. */
+export const VOTE_BYTES_MAX = 2 * CONTROL_BYTES_MAX;
 
 const slotSchema = z.strictObject({ sequence: z.int().min(1), vote: z.unknown() });
 type Slot = z.infer<typeof slotSchema>;
@@ -61,7 +62,7 @@ export class VoteStore {
   }
 
   /**
-   * `vote`: anything that JSON can hold, at most 1 MiB; one save at a time. Rejects with DataError where it could not be made durable: the
+   * `vote`: anything that JSON can hold, at most VOTE_BYTES_MAX; one save at a time. Rejects with DataError where it could not be made durable: the
    * voter then abstains. After a crash the slots hold this vote or the one before, and the one before only if `save` had not resolved.
    */
   async save(vote: unknown): Promise<void> {

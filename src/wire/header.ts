@@ -65,8 +65,8 @@ export const REPLICA_PART_BYTES_MAX = KIB * KIB;
 export const TOKEN_BYTES_MAX = KIB * KIB;
 /** Before a peer is known, little is taken from it. */
 export const HELLO_BYTES_MAX = 4 * KIB;
-/** Describes a view with many members. */
-export const CONTROL_BYTES_MAX = 64 * KIB;
+/** A view with many members, what a node holds of a thousand layers, its report with all their digests. */
+export const CONTROL_BYTES_MAX = 256 * KIB;
 export const APPLIED_BYTES_MAX = 64 * KIB;
 
 /** Longest payload of each kind, in bytes; a kind that is not here is unknown. */

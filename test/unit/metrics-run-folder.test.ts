@@ -304,6 +304,18 @@ describe("a timeline", () => {
     expect(written(0, 4)).toEqual([]);
   });
 
+  test("goes on behind the half line of a process that was killed", () => {
+    const folder = RunFolder.create(join(root, "run"), false);
+    writeFileSync(folder.file("timeline", "2.jsonl"), '{"kind":"F","step":0}\n{"kind":"F","st');
+    const timeline = new Timeline(folder, () => 2, Infinity);
+    for (const step of [1, 2]) {
+      timeline.add({ kind: "F", step, lap: 0, microBatch: 0, startMs: 0, endMs: 5, bytes: 0 });
+      timeline.flush();
+    }
+    const entries = folder.readLines("timeline/2.jsonl") as readonly TimelineEntry[];
+    expect(entries.map(({ step }) => step)).toEqual([0, 1, 2]);
+  });
+
   test("counts a step once, though a message of the next one comes before its end", () => {
     const folder = RunFolder.create(join(root, "run"), false);
     const timeline = new Timeline(folder, () => 0, 2);

@@ -2,10 +2,9 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { parseSettings } from "../../src/config/settings.ts";
-import { buildSummary, lossCurveSha256, median, modelSha256, type NodeReport } from "../../src/metrics/summary.ts";
+import { buildSummary, lossCurveSha256, median, modelSha256 } from "../../src/metrics/summary.ts";
 import { weightsSha256 } from "../../src/nn/digest.ts";
-
-const sha = (text: string): string => createHash("sha256").update(text).digest("hex");
+import { madeReport as report, sha } from "../helpers/made-report.ts";
 
 test("the curve's digest is over little-endian float64 in step order", () => {
   const losses = [2.3125, 0.1, -0, Number.MIN_VALUE, 1e300];
@@ -48,20 +47,6 @@ test.each([
 ])("the median of %j is %d", (values, expected) => {
   expect(median(values)).toBe(expected);
 });
-
-function report(node: number, changes: Partial<NodeReport> = {}): NodeReport {
-  const split = (waitMs: number) => ({ computeMs: 60, communicationMs: 10, runQueueMs: 5, waitMs });
-  return {
-    ...{ node, peerId: `peer-${node}`, role: "stage", layers: [[node, node + 1]], parameters: 10, neighbours: 1 },
-    ...{ times: split(25), steadyTimes: split(5), communicationCpuMs: 12, stepMsMedian: 7, peakRssBytes: 100 + node },
-    ...{ bytesSent: 1_000 * (node + 1), bytesReceived: 500, messagesSent: 3 },
-    layerDigests: { [node]: sha(`${node}`) },
-    initialLayerDigests: { [node]: sha(`initial ${node}`) },
-    costs: { laps: [{ forward: 1, backward: 1, weight: 1 }], update: 1 },
-    ...{ pace: null, link: null },
-    ...changes,
-  };
-}
 
 describe("a summary", () => {
   const settings = parseSettings({ nodes: 2, batch: 128, microBatches: 8, steps: 10 });

@@ -1,14 +1,20 @@
-/** @file What a node lacks of what all nodes tell, by name; and that a word that comes twice counts once. */
+/**
+ * @file What a node lacks of what all nodes tell, by name; that a word that comes twice counts once; and that whoever has all reports has the
+ * summary, whatever its disk holds.
+ */
+import { writeFileSync } from "node:fs";
 import { afterAll, expect, test } from "vitest";
 import { Recorder } from "../../src/metrics/recorder.ts";
 import { writeSafetensors } from "../../src/nn/safetensors.ts";
 import { checkpointSteps, nameShard, openCheckpoint, shardDraft } from "../../src/runtime/checkpoint.ts";
 import type { LayerRange } from "../../ring/core/partition.ts";
 import type { RingView } from "../../ring/core/view.ts";
+import { RUN_FILES } from "../../src/metrics/run-folder.ts";
 import { Bulletin } from "../../ring/runtime/bulletin.ts";
 import type { AnnouncementBody } from "../../ring/runtime/messages.ts";
 import { nameOf, News } from "../../ring/runtime/news.ts";
-import { jobOf, Scratch, tinySettings } from "../helpers/memory-ring.ts";
+import { madeReport } from "../helpers/made-report.ts";
+import { jobOf, Scratch, soon, tinySettings } from "../helpers/memory-ring.ts";
 import { madeView } from "../helpers/view-explorer-views.ts";
 
 const scratch = new Scratch();
@@ -20,7 +26,7 @@ function bulletinOf(nodes: number, changes: Partial<RingView> = {}, isWriter = f
   const recorder = new Recorder({ folder, batch: 12, earlier: [], startedMs: 0 });
   const bulletin = new Bulletin({
     ...{ job: jobOf(tinySettings({ nodes })), view: madeView(nodes, changes), engine: "wasm:1", folder, recorder },
-    isWriter: () => isWriter,
+    isWriter: () => isWriter || recorder.isWriter,
     onNotDurable: (step, reason) => notDurable.push(`${step} ${reason}`),
   });
   const saved = (step: number, layers: LayerRange): void => {
@@ -32,7 +38,7 @@ function bulletinOf(nodes: number, changes: Partial<RingView> = {}, isWriter = f
       shard: nameShard(draft, layers, writeSafetensors(draft, tensors, new Map())),
     });
   };
-  return { bulletin, folder, notDurable, saved };
+  return { bulletin, folder, notDurable, recorder, saved };
 }
 
 const cutOf = (text: string): readonly LayerRange[] =>
@@ -98,4 +104,22 @@ test("of checkpoints and evaluations the newest are kept", () => {
   expect(news.find(["evaluated 0"])).toEqual([]);
   expect(news.find(["evaluated 299"])).toHaveLength(1);
   expect(nameOf(notSaved(3, 2))).toBe("saved 3 2");
+});
+
+test.each([
+  ["metrics", RUN_FILES.metrics],
+  ["a timeline", "timeline/1.jsonl"],
+])("with half a line in the middle of %s the summary comes all the same, and the user is told", async (_, name) => {
+  const { bulletin, notDurable, recorder, folder } = bulletinOf(2);
+  recorder.write(true);
+  recorder.committed(0, 2.5, 10);
+  writeFileSync(folder.file(name), '{"step":0,"lo{"step":0,"loss":2.5}\n');
+  bulletin.post({ kind: "evaluated", step: 1, correct: 3, lossSum: 1 });
+  for (const node of [0, 1]) {
+    bulletin.post({ kind: "report", completedSteps: 1, report: madeReport(node), recoveries: [] });
+  }
+  const summary = await soon(bulletin.summary, "the summary");
+  expect(summary).toMatchObject({ steps: 1, finalLoss: 2.5 });
+  expect(folder.readJson(RUN_FILES.summary)).toEqual(JSON.parse(JSON.stringify(summary)));
+  expect(notDurable).toEqual([expect.stringContaining(`1 ${folder.file(name)}: line 1 is not JSON`)]);
 });

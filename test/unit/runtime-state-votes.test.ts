@@ -118,7 +118,7 @@ describe("the votes", () => {
     const [state, votes] = ["state-folder", "vote-store"].map((name) =>
       JSON.stringify(new URL(`../../src/runtime/${name}.ts`, import.meta.url).pathname),
     );
-    const program = `import { writeSync } from "node:fs"; import { StateFolder } from ${state}; import { VoteStore } from ${votes};
+    const program = `import { writeSync } from "node:fs"; import { StateFolder } from ${state}; import { VOTE_BYTES_MAX, VoteStore } from ${votes};
       const store = await VoteStore.open(await StateFolder.open(${JSON.stringify(path)}));
       for (let ballot = store.loaded ?? 0; ;) { await store.save(++ballot); writeSync(1, ballot + "\\n"); }`;
     let told = 0;

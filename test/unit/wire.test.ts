@@ -190,7 +190,7 @@ describe("frames", () => {
   };
 
   test("the limits are as documented, and each number is of one kind", () => {
-    expect([HELLO_BYTES_MAX, CONTROL_BYTES_MAX, APPLIED_BYTES_MAX]).toEqual([4 * KIB, 64 * KIB, 64 * KIB]);
+    expect([HELLO_BYTES_MAX, CONTROL_BYTES_MAX, APPLIED_BYTES_MAX]).toEqual([4 * KIB, 256 * KIB, 64 * KIB]);
     expect([REPLICA_PART_BYTES_MAX, TOKEN_BYTES_MAX]).toEqual([KIB * KIB, KIB * KIB]);
     const numbers: readonly number[] = Object.values(FrameKind);
     expect(new Set(numbers).size).toBe(numbers.length);
