@@ -183,13 +183,18 @@ export class RunFolder {
     renameSync(`${file}.tmp`, file);
   }
 
-  /**
-   * The step that `metrics.jsonl` lacks next, as its last whole line says; half a line behind it, which a writer that was killed may have left,
-   * is cut. Only the end is read: the file may be long, and whoever takes it over has others to answer.
-   */
+  /** The step that `metrics.jsonl` lacks next, as its last whole line says. */
   nextStep(): number {
-    const file = this.file(RUN_FILES.metrics);
-    if (!existsSync(file)) return 0;
+    return stepAfter(this.cutTornLine(RUN_FILES.metrics));
+  }
+
+  /**
+   * Cuts half a line at a file's end, which a writer that was killed may have left. Returns the end of what is whole. No more is read: the file
+   * may be long, and whoever takes it over has others to answer.
+   */
+  cutTornLine(name: string): string {
+    const file = this.file(name);
+    if (!existsSync(file)) return "";
     const descriptor = openSync(file, "r+");
     try {
       for (let sizeBytes = fstatSync(descriptor).size; sizeBytes > 0;) {
@@ -198,9 +203,9 @@ export class RunFolder {
         const tornBytes = tail.length - (tail.lastIndexOf(10) + 1);
         sizeBytes -= tornBytes;
         if (tornBytes > 0) ftruncateSync(descriptor, sizeBytes);
-        if (tornBytes < tail.length) return stepAfter(tail.toString("utf8", 0, tail.length - tornBytes));
+        if (tornBytes < tail.length) return tail.toString("utf8", 0, tail.length - tornBytes);
       }
-      return 0;
+      return "";
     } finally {
       closeSync(descriptor);
     }
