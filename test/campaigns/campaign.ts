@@ -70,6 +70,9 @@ export async function runCampaign<Result extends object, Output>(
   if (unknown.length > 0)
     throw new UsageError(`no cell ${unknown.join(", ")}`, `cells: ${cells.map(({ id }) => id).join(", ")}`);
   const wanted = cells.filter(({ id }) => only.length === 0 || only.includes(id));
+  // A campaign that is interrupted ends its run too, and can go on with it later.
+  const interrupted = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
   // Read anew each time: another process may have written.
   const results = (): readonly (Result & { readonly id: string })[] => {
     const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
@@ -78,7 +81,7 @@ export async function runCampaign<Result extends object, Output>(
   for (const [index, cell] of wanted.entries()) {
     if (results().some(({ id }) => id === cell.id)) continue;
     process.stderr.write(`${index + 1} of ${wanted.length}: ${cell.id}\n`);
-    const result = { id: cell.id, ...(await runCell(campaign, cell)) };
+    const result = { id: cell.id, ...(await runCell(campaign, cell, interrupted.signal)) };
     appendFileSync(file, `${JSON.stringify(result)}\n`);
     // What is there is worth reading before all is.
     writeFileSync(join(folder, "README.md"), campaign.report(results()));
@@ -88,11 +91,11 @@ export async function runCampaign<Result extends object, Output>(
   process.stdout.write(report);
 }
 
-/** A campaign that is interrupted ends its run too, and can go on with it later. */
-const interrupted = new AbortController();
-for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
-
-async function runCell<Result extends object, Output>(campaign: Campaign<Result, Output>, cell: Cell): Promise<Result> {
+async function runCell<Result extends object, Output>(
+  campaign: Campaign<Result, Output>,
+  cell: Cell,
+  interrupted: AbortSignal,
+): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "ringtmp-campaign-"));
   try {
     const out = join(folder, "run");
@@ -102,7 +105,7 @@ async function runCell<Result extends object, Output>(campaign: Campaign<Result,
         ...(campaign.command === undefined ? ["train", "--orphans", "end"] : [campaign.command]),
         ...[...cell.flags, "--out", out, "--json", "--quiet"],
       ],
-      { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024, signal: interrupted.signal },
+      { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024, signal: interrupted },
     );
     return campaign.measure(cell, JSON.parse(stdout) as Output, out);
   } finally {
