@@ -9,7 +9,7 @@ const KILLS = 1_000;
 /** These have the machine to themselves, and train as fast as it can, two seconds between kills. */
 const QUIET_CELLS = 8;
 /** The nodes of the others mostly rest, so that several of these cells may run side by side: kills follow each other faster. */
-const RESTING = ["--pace", "0.2GFLOP/s", "--every", "0.5"] as const;
+const RESTING = ["--micro-batches", "2", "--pace", "0.5GFLOP/s", "--every", "0.5"] as const;
 /** Of each other kind, in one cell. */
 const FAULTS = 6;
 const OTHERS = ["pair", "double", "first", "last", "founder", "writer", "leave"] as const;
