@@ -4,6 +4,7 @@
  */
 import type { Recorder } from "../../src/metrics/recorder.ts";
 import type { RecoveryRecord } from "../../src/metrics/summary.ts";
+import { within } from "../../src/net/wait.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { RingView } from "../core/view.ts";
 import { RECOVERIES_MAX } from "./messages.ts";
@@ -117,8 +118,7 @@ export class History {
       if (Number.isNaN(this.lossOf(step))) {
         ask(this.#next);
         // The ring stands still meanwhile, and a long run has many answers' worth of losses.
-        const answered = this.reached(this.#next + 1, isOver);
-        await Promise.race([answered, new Promise((resolve) => setTimeout(resolve, ASK_MS))]);
+        await within(this.reached(this.#next + 1, isOver), ASK_MS, () => {});
         step = this.#next;
       } else step += 1;
     }
