@@ -130,11 +130,16 @@ export function linkCompliance(factory: TransportFactory): void {
       test("a slow handler holds the sender back at the window", async () => {
         const windowBytes = 256 * 1024;
         const release: (() => void)[] = [];
+        const first = Promise.withResolvers<void>();
         let handled = 0;
         const [near, far] = await links(ignore, {
           destination: fresh,
           windowBytes,
-          handle: () => (handled++, new Promise<void>((resolve) => release.push(resolve))),
+          handle: () => {
+            handled++;
+            first.resolve();
+            return new Promise<void>((resolve) => release.push(resolve));
+          },
         });
         const payload = new Uint8Array(32 * 1024);
         const sends = Array.from({ length: 64 }, () => near.send({ kind: FrameKind.token }, payload));
@@ -142,6 +147,7 @@ export function linkCompliance(factory: TransportFactory): void {
         // The first echo would carry a grant; by the second, what it allows would have been sent.
         await echoOf(far, near);
         await echoOf(far, near);
+        await soon(first.promise, "the first frame, which a slow link may deliver after the echoes");
         expect(near.sent.bytes).toBeLessThan(windowBytes + 4096);
         expect(near.sent.messages).toBe(Math.floor(windowBytes / (payload.byteLength + HEADER_BYTES)));
         expect(handled).toBe(1);
