@@ -9,7 +9,8 @@ import type { ServerScenario } from "./server-simulation.ts";
 import { lossOf } from "./server-simulation-worker.ts";
 
 type Output<Kind extends ShardOutput["kind"]> = Extract<ShardOutput, { kind: Kind }>;
-type Push = Extract<ShardInput, { kind: "push" }>;
+type Pull = Extract<ShardInput, { kind: "pull" }>;
+type Subscription = Extract<ShardInput, { kind: "subscribe" }>;
 
 interface KnownPush {
   readonly step: number;
@@ -42,6 +43,9 @@ export class ServerChecker {
   readonly #keys: readonly KnownKey[];
   /** By client, timestamp and server. */
   readonly #pushes = new Map<string, KnownPush>();
+  /** That wait, by client, timestamp and server; subscriptions, with what is wanted next, by their number. */
+  readonly #pulls = new Map<string, Pull>();
+  readonly #wanted = new Map<string, Subscription>();
   readonly #waits = new Map<string, readonly number[]>();
   readonly #finished = new Set<string>();
   /** The step that each worker is in, or the one before its next. */
@@ -84,8 +88,18 @@ export class ServerChecker {
     throw new Error(`S1: keys from ${first} are not in push ${id.client} ${id.timestamp}`);
   }
 
-  arrived(push: Push): void {
-    check(this.#pushOf(push) !== undefined, "S1", () => "a push of nobody");
+  /** A server hears this now. */
+  heard(server: number, input: ShardInput): void {
+    switch (input.kind) {
+      case "push":
+        check(this.#pushOf(input, server) !== undefined, "S1", () => "a push of nobody");
+        return;
+      case "pull":
+        this.#pulls.set(`${input.client} ${input.timestamp} ${server}`, input);
+        return;
+      case "subscribe":
+        this.#wanted.set(`${input.client} ${input.subscription} ${server}`, input);
+    }
   }
 
   #use(id: { readonly client: number; readonly timestamp: number }, set: RangeSet): KnownPush {
@@ -170,17 +184,47 @@ export class ServerChecker {
     return version;
   }
 
-  answered(set: RangeSet, version: number): void {
-    const versions = [...keysIn(set)].map((key) => this.#versionOf(key));
-    check(
-      Math.min(...versions) === version,
-      "S4",
-      () => `version ${version} is told of keys with ${Math.min(...versions)}`,
-    );
+  #versionOfAll(set: RangeSet): number {
+    return Math.min(...[...keysIn(set)].map((key) => this.#versionOf(key)));
+  }
+
+  #told(set: RangeSet, version: number): void {
+    const actual = this.#versionOfAll(set);
+    check(version === actual, "S4", () => `version ${version} is told of keys with ${actual}`);
+  }
+
+  answered(server: number, { client, timestamp, keys, version }: Output<"answer">): void {
+    this.#told(keys, version);
+    this.#pulls.delete(`${client} ${timestamp} ${server}`);
+  }
+
+  announced(server: number, { client, subscription, keys, version }: Output<"announce">): void {
+    this.#told(keys, version);
+    const name = `${client} ${subscription} ${server}`;
+    this.#wanted.set(name, { ...this.#wanted.get(name)!, leastVersion: version + 1 });
+  }
+
+  /** Nobody waits for what is there. */
+  #checkWaiting(server: number): void {
+    const waiting = [...this.#pulls].filter(([name]) => name.endsWith(` ${server}`));
+    for (const [name, pull] of waiting) {
+      // Who has a later request as its oldest has had its answer.
+      if (this.#finished.has(`${pull.client} ${pull.timestamp}`)) this.#pulls.delete(name);
+      else check(this.#versionOfAll(pull.keys) < pull.leastVersion, "S8", () => `pull ${name} waits for what is there`);
+    }
+    for (const [name, { keys, leastVersion }] of this.#wanted) {
+      if (!name.endsWith(` ${server}`)) continue;
+      check(
+        this.#versionOfAll(keys) < leastVersion,
+        "S8",
+        () => `subscriber ${name} is not told of version ${leastVersion}`,
+      );
+    }
   }
 
   serverRests(server: number, machine: Shard): void {
     const { kind, tau } = this.#scenario.consistency;
+    this.#checkWaiting(server);
     if (this.#isByStep)
       check(machine.openSteps <= tau + 1, "S7", () => `server ${server} holds ${machine.openSteps} sums`);
     if (kind === "async") check(machine.waitingPulls === 0, "S8", () => `a pull waits at server ${server}`);

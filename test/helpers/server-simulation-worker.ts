@@ -121,15 +121,15 @@ export class SimulatedWorker {
   }
 
   #begin(task: Train): void {
-    const { layers, checker, scenario } = this.#world;
+    const { pulled, checker, scenario } = this.#world;
     checker.begins(this.worker, task.step);
-    const work: Work = { task, missing: new Set(layers.keys()), open: new Set(), isComputed: false };
+    const work: Work = { task, missing: new Set(pulled.keys()), open: new Set(), isComputed: false };
     this.#works.push(work);
     if (scenario.isBroadcast) {
       this.#subscribe(work);
       return this.#look(work);
     }
-    for (const [layer, range] of layers.entries()) {
+    for (const [layer, range] of pulled.entries()) {
       // Not before its own push of this layer is applied, at times: what it reads has its own writes in it.
       const own = this.#pushes.get(layer);
       const after = own !== undefined && this.#world.random.nextBelow(2) === 0 && this.#mayWait ? [own] : [];
@@ -168,10 +168,10 @@ export class SimulatedWorker {
 
   /** Said again while an announcement that is needed may be lost. */
   #subscribe({ task, missing }: Work): void {
-    const { map, layers, scenario } = this.#world;
+    const { map, pulled, scenario } = this.#world;
     const least = leastVersion(scenario.consistency, task.step);
     for (const layer of missing) {
-      for (const { server, keys } of piecesOf(map, layers[layer]!)) {
+      for (const { server, keys } of piecesOf(map, pulled[layer]!)) {
         if ((this.#announced.get(`${layer} ${server}`) ?? -1) >= least) continue;
         const subscription = layer;
         this.#world.toServer(server, {
@@ -192,10 +192,10 @@ export class SimulatedWorker {
   }
 
   #look(work: Work): void {
-    const { map, layers, scenario, checker } = this.#world;
+    const { map, pulled, scenario, checker } = this.#world;
     const least = leastVersion(scenario.consistency, work.task.step);
     for (const layer of work.missing) {
-      const versions = piecesOf(map, layers[layer]!).map(
+      const versions = piecesOf(map, pulled[layer]!).map(
         ({ server }) => this.#announced.get(`${layer} ${server}`) ?? -1,
       );
       if (Math.min(...versions) < least) continue;

@@ -53,7 +53,7 @@ class SimulatedServer {
 
   hear(input: ShardInput): void {
     const { checker } = this.#world;
-    if (input.kind === "push") checker.arrived(input);
+    checker.heard(this.#server, input);
     for (const output of this.machine.handle(input)) this.#do(output);
     checker.serverRests(this.#server, this.machine);
   }
@@ -77,12 +77,12 @@ class SimulatedServer {
           world.workers[output.client]!.replied(server, output.timestamp, undefined),
         );
       case "answer": {
-        world.checker.answered(output.keys, output.version);
+        world.checker.answered(server, output);
         const { client, timestamp, version } = output;
         return world.carry(`${server}>${client}`, () => world.workers[client]!.replied(server, timestamp, version));
       }
       case "announce": {
-        world.checker.answered(output.keys, output.version);
+        world.checker.announced(server, output);
         const { client, subscription, version } = output;
         return world.carry(`${server}>${client}`, () =>
           world.workers[client]!.announced(server, subscription, version),
@@ -100,7 +100,10 @@ export class ServerSimulation {
   readonly checker: ServerChecker;
   readonly map: KeyMap;
   readonly workers: readonly SimulatedWorker[];
+  /** What is pushed at once. */
   readonly layers: readonly KeyRange[];
+  /** What is pulled at once: cut otherwise, at times. */
+  readonly pulled: readonly KeyRange[];
   readonly story: string[] = [];
   readonly #servers: readonly SimulatedServer[];
   readonly #scheduler: Scheduler;
@@ -117,6 +120,7 @@ export class ServerSimulation {
     const rules = rulesOf(consistency.kind);
     this.map = divideKeys(keys, servers);
     this.layers = this.#cutLayers();
+    this.pulled = this.random.nextBelow(2) === 0 ? this.layers : this.#cutLayers();
     this.checker = new ServerChecker(scenario);
     const shards = this.map.shards.map((range) => new Shard({ range, shares: workers, rules, tau: consistency.tau }));
     this.#servers = shards.map((machine, server) => new SimulatedServer(this, server, machine));
