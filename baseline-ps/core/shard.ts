@@ -58,6 +58,8 @@ export type ShardOutput =
   | { readonly kind: "updateStep"; readonly step: number; readonly keys: RangeSet; readonly update: number }
   /** … or by one push's values. */
   | (RequestId & { readonly kind: "updatePush"; readonly keys: RangeSet; readonly update: number })
+  /** Every key has the step: its sum, all zero by now, is not wanted any more. */
+  | { readonly kind: "stepOver"; readonly step: number }
   | (RequestId & { readonly kind: "applied" })
   /** The keys' parameters as they are now; `version`: the least of them. */
   | (RequestId & { readonly kind: "answer"; readonly keys: RangeSet; readonly version: number })
@@ -262,7 +264,9 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
       if (keys.length === 0) break;
       this.#versions.raise(keys);
       if (this.#init.rules.application === "step") outputs.push(...this.#updated(number, step, keys));
-      if (step.pushes.size === 0 && this.version > number) this.#steps.delete(number);
+      if (step.pushes.size > 0 || this.version <= number) continue;
+      this.#steps.delete(number);
+      outputs.push({ kind: "stepOver", step: number });
     }
     return outputs;
   }

@@ -47,6 +47,23 @@ export const FrameKind = {
   replicaDone: 25,
   /** A replica has applied a step: `step` is the version, the payload its digests in JSON. */
   applied: 26,
+  // Between a client and a server of keys. `view` is the request's timestamp, or the subscription's number; `lap` is how far it is behind the
+  // oldest request that is open; `value` is the first key of the range.
+  /** Values of a range. `step`; `microBatch` is the share. */
+  push: 32,
+  /** Values of single keys, the others of the server being zero: keys as uint32, then as many float32. */
+  pushSparse: 33,
+  /** For a range: `microBatch` is its length, `step` the least version. No payload. */
+  pull: 34,
+  /** For single keys, as uint32; `step` is the least version. */
+  pullSparse: 35,
+  /** As `pull`, and for all later versions as well. No payload. */
+  subscribe: 36,
+  /** A push is applied. No payload. */
+  pushed: 37,
+  /** Parameters; `step` is their version. */
+  pulled: 38,
+  announced: 39,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -87,6 +104,14 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.frontier, 0],
   [FrameKind.replicaDone, 0],
   [FrameKind.applied, APPLIED_BYTES_MAX],
+  [FrameKind.push, TENSOR_BYTES_MAX],
+  [FrameKind.pushSparse, TENSOR_BYTES_MAX],
+  [FrameKind.pull, 0],
+  [FrameKind.pullSparse, TENSOR_BYTES_MAX],
+  [FrameKind.subscribe, 0],
+  [FrameKind.pushed, 0],
+  [FrameKind.pulled, TENSOR_BYTES_MAX],
+  [FrameKind.announced, TENSOR_BYTES_MAX],
 ]);
 
 /** What a sender says about a frame. */

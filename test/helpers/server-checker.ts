@@ -46,6 +46,8 @@ export class ServerChecker {
   /** That wait, by client, timestamp and server; subscriptions, with what is wanted next, by their number. */
   readonly #pulls = new Map<string, Pull>();
   readonly #wanted = new Map<string, Subscription>();
+  /** Steps that are over, by server. */
+  readonly #over = new Set<string>();
   readonly #waits = new Map<string, readonly number[]>();
   readonly #finished = new Set<string>();
   /** The step that each worker is in, or the one before its next. */
@@ -157,6 +159,15 @@ export class ServerChecker {
       const isNew = !known.applied.some((applied) => applied.step === step && applied.share === share);
       check(isNew, "S1", () => `share ${share} of step ${step} twice in key ${key}`);
       known.applied.push({ step, share });
+    }
+  }
+
+  stepOver(server: number, step: number, shard: KeyRange): void {
+    const name = `${server} ${step}`;
+    check(!this.#over.has(name), "S7", () => `step ${step} ends twice at server ${server}`);
+    this.#over.add(name);
+    for (const key of keysIn([shard])) {
+      check(this.#versionOf(key) > step, "S7", () => `step ${step} ends, and key ${key} is without it`);
     }
   }
 
@@ -327,6 +338,7 @@ export class ServerChecker {
         () => `key ${key} has ${applied.length} shares`,
       );
     }
+    check(this.#over.size === committed * this.#scenario.servers, "S7", () => `${this.#over.size} steps are over`);
     check(this.pauses > 0, "S12", () => "the end is not saved");
   }
 }

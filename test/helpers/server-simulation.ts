@@ -71,6 +71,8 @@ class SimulatedServer {
         return world.checker.updatedByStep(output);
       case "updatePush":
         return world.checker.updatedByPush(output);
+      case "stepOver":
+        return world.checker.stepOver(server, output.step, world.map.shards[server]!);
       case "applied":
         world.checker.acknowledged(server, output);
         return world.carry(`${server}>${output.client}`, () =>

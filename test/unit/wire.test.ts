@@ -187,6 +187,8 @@ describe("frames", () => {
     ...{ token: TOKEN_BYTES_MAX, control: CONTROL_BYTES_MAX, evaluation: TENSOR_BYTES_MAX },
     ...{ parameters: LAYER_PART_BYTES_MAX, replica: REPLICA_PART_BYTES_MAX },
     ...{ frontier: 0, replicaDone: 0, applied: APPLIED_BYTES_MAX },
+    ...{ push: TENSOR_BYTES_MAX, pushSparse: TENSOR_BYTES_MAX, pull: 0, pullSparse: TENSOR_BYTES_MAX },
+    ...{ subscribe: 0, pushed: 0, pulled: TENSOR_BYTES_MAX, announced: TENSOR_BYTES_MAX },
   };
 
   test("the limits are as documented, and each number is of one kind", () => {

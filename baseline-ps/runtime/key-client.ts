@@ -1,0 +1,279 @@
+/**
+ * @file A client of all servers of keys: `push`, `pull`, `wait` (after ps-lite), for any range of keys or for single ones. A request becomes one
+ * message for each server that has keys of it. Requests run beside each other; one that must wait for others names them.
+ */
+import { GOODBYE_LIMIT_MS, Link, type Receiver } from "../../src/net/link.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { assert, defined } from "../../src/types/assert.ts";
+import { NodeLostError, ProtocolError, UsageError } from "../../src/types/errors.ts";
+import type { Frame } from "../../src/wire/decoder.ts";
+import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
+import type { KeyRange } from "../core/ranges.ts";
+import { Requests, type RequestsInput } from "../core/requests.ts";
+import { KEYS_PROTOCOL, requestFields } from "./key-frames.ts";
+
+/** Requests under way: their distance from the oldest travels in 16 bits. */
+const OPEN_MAX = 4096;
+
+export interface KeyClientInit {
+  readonly job: string;
+  readonly client: number;
+  readonly map: KeyMap;
+  /** Addresses of each server. */
+  readonly servers: readonly (readonly string[])[];
+  readonly transport: Transport;
+  readonly nowMs: () => number;
+}
+
+/** What may be said of a push or a pull. */
+export interface Timing {
+  /** Timestamps of requests that must be finished before it is sent. */
+  readonly after?: readonly number[];
+}
+
+export interface PushOf extends Timing {
+  readonly step: number;
+  readonly share: number;
+}
+
+export interface PullFrom extends Timing {
+  /** The answer waits for parameters of this version. */
+  readonly leastVersion: number;
+}
+
+/** One server's part of a request, and what becomes of its answer. */
+interface Part {
+  readonly fields: Partial<FrameHeader> & Pick<FrameHeader, "kind">;
+  readonly payload: Uint8Array | undefined;
+  /** Where parameters go. */
+  readonly into: Float32Array | undefined;
+}
+
+interface Open {
+  readonly parts: ReadonlyMap<number, Part>;
+  readonly settled: PromiseWithResolvers<number>;
+  readonly sends: Promise<void>[];
+  /** Least of the answers so far. */
+  version: number;
+}
+
+interface Subscription {
+  readonly into: Float32Array;
+  readonly start: number;
+  readonly told: (version: number) => void;
+}
+
+export class KeyClient {
+  readonly #init: KeyClientInit;
+  readonly #requests = new Requests({ resendMs: Infinity, openMax: OPEN_MAX });
+  readonly #open = new Map<number, Open>();
+  readonly #subscriptions: Subscription[] = [];
+  #links: readonly Link[] = [];
+  #failure: Error | undefined;
+
+  private constructor(init: KeyClientInit) {
+    this.#init = init;
+  }
+
+  /** Throws NetworkError where a server cannot be reached, or refuses. Close it in the end. */
+  static async connect(init: KeyClientInit): Promise<KeyClient> {
+    const client = new KeyClient(init);
+    client.#links = await Promise.all(init.servers.map((addresses, server) => client.#dial(addresses, server)));
+    return client;
+  }
+
+  get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
+    return {
+      bytesSent: this.#links.reduce((sum, { sent }) => sum + sent.bytes, 0),
+      bytesReceived: this.#links.reduce((sum, { received }) => sum + received.bytes, 0),
+      messagesSent: this.#links.reduce((sum, { sent }) => sum + sent.messages, 0),
+    };
+  }
+
+  /**
+   * Gradients of a range, in key order.
+   * @param values stay unchanged until `sent(timestamp)`
+   * @returns its timestamp; it is finished when it is applied
+   * @throws UsageError for a range out of the keys, or another number of values
+   */
+  push(range: KeyRange, values: Float32Array, { step, share, after }: PushOf): number {
+    checkLength(range, values);
+    const parts = piecesOf(this.#init.map, range).map(({ server, keys: [piece] }): [number, Part] => {
+      const { start, end } = piece!;
+      const part = values.subarray(start - range.start, end - range.start);
+      const fields = { kind: FrameKind.push, value: start, dtype: DataType.float32, shape: [part.length] };
+      return [server, { fields: { ...fields, step, microBatch: share }, payload: bytesOf(part), into: undefined }];
+    });
+    return this.#issue(parts, after);
+  }
+
+  /**
+   * Gradients of single keys in ascending order; all other keys have none in this share. Every server is told, also one without such keys.
+   * @throws UsageError for keys that are not, or are not in order
+   */
+  pushSparse(keys: Uint32Array, values: Float32Array, { step, share, after }: PushOf): number {
+    if (keys.length !== values.length) throw wrongLength(keys.length, values.length);
+    const places = new Map(placesOf(this.#init.map, keys).map((place) => [place.server, place]));
+    const parts = this.#links.map((_, server): [number, Part] => {
+      const { from = 0, to = 0 } = places.get(server) ?? {};
+      const payload = new Uint8Array(8 * (to - from));
+      payload.set(bytesOf(keys.subarray(from, to)));
+      payload.set(bytesOf(values.subarray(from, to)), 4 * (to - from));
+      return [server, { fields: { kind: FrameKind.pushSparse, step, microBatch: share }, payload, into: undefined }];
+    });
+    return this.#issue(parts, after);
+  }
+
+  /** @param into written until it is finished, in key order */
+  pull(range: KeyRange, into: Float32Array, { leastVersion, after }: PullFrom): number {
+    checkLength(range, into);
+    const parts = piecesOf(this.#init.map, range).map(({ server, keys: [piece] }): [number, Part] => {
+      const { start, end } = piece!;
+      const fields = { kind: FrameKind.pull, value: start, microBatch: end - start, step: leastVersion };
+      return [server, { fields, payload: undefined, into: into.subarray(start - range.start, end - range.start) }];
+    });
+    return this.#issue(parts, after);
+  }
+
+  /** @param keys at least one, in ascending order */
+  pullSparse(keys: Uint32Array, into: Float32Array, { leastVersion, after }: PullFrom): number {
+    if (keys.length !== into.length) throw wrongLength(keys.length, into.length);
+    const places = placesOf(this.#init.map, keys);
+    if (places.length === 0) throw new UsageError("a pull of no key", "name at least one");
+    const parts = places.map(({ server, from, to }): [number, Part] => {
+      const fields = { kind: FrameKind.pullSparse, step: leastVersion };
+      return [server, { fields, payload: bytesOf(keys.subarray(from, to)), into: into.subarray(from, to) }];
+    });
+    return this.#issue(parts, after);
+  }
+
+  /**
+   * Every version of the range from `leastVersion` on, as servers make it (server-initiated broadcast). Each server's part is written as it comes,
+   * and then told of: the reader is to keep off meanwhile.
+   * @param told with the server and the version of its part
+   */
+  subscribe(
+    range: KeyRange,
+    into: Float32Array,
+    leastVersion: number,
+    told: (server: number, version: number) => void,
+  ): void {
+    checkLength(range, into);
+    for (const {
+      server,
+      keys: [piece],
+    } of piecesOf(this.#init.map, range)) {
+      const { start, end } = piece!;
+      const part = into.subarray(start - range.start, end - range.start);
+      const view = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
+      const fields = { kind: FrameKind.subscribe, view, value: start, microBatch: end - start, step: leastVersion };
+      this.#links[server]!.send(fields).catch(() => {});
+    }
+  }
+
+  /** Resolves when the request is finished, with the least version of what was pulled; rejects where a server is gone. */
+  async wait(timestamp: number): Promise<number> {
+    if (this.#failure !== undefined) throw this.#failure;
+    return this.#open.get(timestamp)?.settled.promise ?? Infinity;
+  }
+
+  /** Resolves when what the request sends has left, and its memory may be changed. */
+  async sent(timestamp: number): Promise<void> {
+    await Promise.all(this.#open.get(timestamp)?.sends ?? []);
+  }
+
+  /** Says GOODBYE to every server, and waits for theirs. */
+  async close(): Promise<void> {
+    await Promise.all(this.#links.map((link) => link.close(GOODBYE_LIMIT_MS)));
+  }
+
+  async #dial(addresses: readonly string[], server: number): Promise<Link> {
+    const { transport, job, client } = this.#init;
+    const stream = await transport.dial(addresses, KEYS_PROTOCOL);
+    const receiver: Receiver = {
+      destination: (header) => this.#place(header, server),
+      handle: ({ header }: Frame) => this.#hear(header, server),
+    };
+    const { link } = await Link.open(stream, { job, client }, receiver);
+    void link.ended.then(({ kind }) => {
+      if (kind !== "goodbye") this.#fail(server, kind);
+    });
+    return link;
+  }
+
+  #fail(server: number, how: string): void {
+    this.#failure ??= new NodeLostError(`server ${server} is gone (${how})`, "see its log; start the run again");
+    for (const { settled } of this.#open.values()) settled.reject(this.#failure);
+  }
+
+  #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {
+    const timestamp = this.#requests.next;
+    const settled = Promise.withResolvers<number>();
+    // Told to whoever waits; nobody has to.
+    settled.promise.catch(() => {});
+    this.#open.set(timestamp, { parts: new Map(parts), settled, sends: [], version: Infinity });
+    const servers = parts.map(([server]) => server);
+    this.#drive({ kind: "issue", servers, after, nowMs: this.#init.nowMs() });
+    return timestamp;
+  }
+
+  #drive(input: RequestsInput): void {
+    for (const output of this.#requests.handle(input)) {
+      const open = defined(this.#open.get(output.timestamp), "the request is open");
+      if (output.kind === "finished") {
+        this.#open.delete(output.timestamp);
+        open.settled.resolve(open.version);
+        continue;
+      }
+      const { fields, payload } = defined(open.parts.get(output.server), "a part for each server");
+      const request = requestFields(fields.kind, output.timestamp, output.oldest);
+      const sent = this.#links[output.server]!.send({ ...fields, ...request }, payload);
+      sent.catch(() => {});
+      open.sends.push(sent);
+    }
+  }
+
+  /** Where parameters go that a server sends. */
+  #place(header: FrameHeader, server: number): Uint8Array {
+    const { kind, view, shape, value } = header;
+    const isAnswer = kind === FrameKind.pulled;
+    if (!isAnswer && kind !== FrameKind.announced) throw unasked(server);
+    const subscription = this.#subscriptions[view];
+    const into = isAnswer ? this.#open.get(view)?.parts.get(server)?.into : subscription?.into;
+    const isRight = header.dtype === DataType.float32 && shape.length === 1 && shape[0] === into?.length;
+    if (into === undefined || !isRight || (!isAnswer && value !== subscription?.start)) throw unasked(server);
+    return bytesOf(into);
+  }
+
+  #hear({ kind, view, step }: FrameHeader, server: number): void {
+    if (kind === FrameKind.announced) {
+      this.#subscriptions[view]!.told(step);
+      return;
+    }
+    const open = this.#open.get(view);
+    const part = open?.parts.get(server);
+    const isPull = part?.into !== undefined;
+    if (open === undefined || part === undefined || isPull !== (kind === FrameKind.pulled)) throw unasked(server);
+    if (isPull) open.version = Math.min(open.version, step);
+    this.#drive({ kind: "reply", timestamp: view, server, nowMs: this.#init.nowMs() });
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+function checkLength({ start, end }: KeyRange, values: Float32Array): void {
+  if (values.length !== end - start) throw wrongLength(end - start, values.length);
+}
+
+function wrongLength(keys: number, values: number): UsageError {
+  return new UsageError(`${values} values for ${keys} keys`, "give one value for each key");
+}
+
+function unasked(server: number): ProtocolError {
+  return new ProtocolError(`server ${server} sent what was not asked for`, "run the same build on every node");
+}
+
+assert(OPEN_MAX < 0x1_0000, "the distance from the oldest request fits its field");

@@ -1,0 +1,163 @@
+/**
+ * @file A server of keys on the network: frames of its clients in, the shard's machine, values, frames out. Clients say who they are in their
+ * hello, each once. A client that breaks the protocol is refused by name and loses its link.
+ */
+import { Link, type Receiver } from "../../src/net/link.ts";
+import type { Decision } from "../../src/net/link-types.ts";
+import type { ByteStream } from "../../src/net/transport.ts";
+import { NotFiniteError, ProtocolError } from "../../src/types/errors.ts";
+import type { Frame } from "../../src/wire/decoder.ts";
+import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import type { KeyRange } from "../core/ranges.ts";
+import { Shard, type ShardInit, type ShardInput, type ShardOutput } from "../core/shard.ts";
+import { inputOf, memoryFor, type Received } from "./key-frames.ts";
+import type { ShardStore } from "./store.ts";
+
+export interface KeyServerInit {
+  readonly job: string;
+  readonly shard: ShardInit;
+  readonly store: ShardStore;
+  readonly clients: number;
+  /** A client's link is over without GOODBYE, or it pushed what cannot be applied. */
+  readonly onFailure: (client: number, error: Error) => void;
+}
+
+interface Client {
+  readonly client: number;
+  link: Link | undefined;
+  /** Keys of pulls of single keys that are not answered, by timestamp. */
+  readonly pulled: Map<number, Uint32Array>;
+}
+
+export class KeyServer {
+  readonly #init: KeyServerInit;
+  readonly #machine: Shard;
+  readonly #clients = new Map<number, Client>();
+
+  constructor(init: KeyServerInit) {
+    this.#init = init;
+    this.#machine = new Shard(init.shard);
+  }
+
+  get version(): number {
+    return this.#machine.version;
+  }
+
+  /** Takes a stream that a client has dialled. Throws what `Link.accept` throws. */
+  async accept(stream: ByteStream): Promise<void> {
+    let client: Client | undefined;
+    const link = await Link.accept(stream, (hello) => this.#decide(hello, (accepted) => (client = accepted)));
+    if (link === undefined || client === undefined) return;
+    client.link = link;
+    const { client: number } = client;
+    void link.ended.then((end) => {
+      if (end.kind === "goodbye") return;
+      const error = end.kind === "failed" ? (end.error as Error) : lost(number, end.kind);
+      this.#init.onFailure(number, error);
+    });
+  }
+
+  #decide({ job, client: number }: Readonly<Record<string, unknown>>, accepted: (client: Client) => void): Decision {
+    if (job !== this.#init.job) return { kind: "refuse", reason: "another job" };
+    const isClient =
+      typeof number === "number" && Number.isInteger(number) && number >= 0 && number < this.#init.clients;
+    if (!isClient) return { kind: "refuse", reason: "no worker of this job" };
+    if (this.#clients.has(number)) return { kind: "refuse", reason: `worker ${number} is here already` };
+    const client: Client = { client: number, link: undefined, pulled: new Map() };
+    this.#clients.set(number, client);
+    accepted(client);
+    return { kind: "accept", answer: {}, receiver: this.#receiver(client) };
+  }
+
+  #receiver(client: Client): Receiver {
+    const { range } = this.#init.shard;
+    return {
+      destination: (header) => memoryFor(header, range),
+      handle: (frame, link) => {
+        client.link = link;
+        this.#hear(client, inputOf(client.client, frame, range));
+      },
+    };
+  }
+
+  #hear(client: Client, { input, values, keys }: Received): void {
+    const { store } = this.#init;
+    if (input.kind === "push" && values !== undefined) {
+      if (!values.values.every(Number.isFinite)) throw notFinite(client.client, input.step);
+      store.keep(input, values);
+    }
+    if (input.kind === "pull" && keys !== undefined) client.pulled.set(input.timestamp, keys);
+    for (const output of this.#machine.handle(input)) this.#do(output);
+  }
+
+  #do(output: ShardOutput): void {
+    const { store } = this.#init;
+    switch (output.kind) {
+      case "add":
+      case "forget":
+      case "updateStep":
+      case "updatePush":
+      case "stepOver":
+        return store.do(output);
+      case "applied":
+        return this.#send(output.client, { kind: FrameKind.pushed, view: output.timestamp });
+      case "answer":
+        return this.#answer(output);
+      case "announce": {
+        const { client, subscription, keys, version } = output;
+        return this.#sendValues(client, FrameKind.announced, subscription, version, keys[0]!, store.read(keys[0]!));
+      }
+      case "refused":
+        throw new ProtocolError(
+          `worker ${output.client}: ${output.reason}`,
+          "run the same build and job on every node",
+        );
+    }
+  }
+
+  #answer({ client, timestamp, keys: [range], version }: Extract<ShardOutput, { kind: "answer" }>): void {
+    const { pulled } = this.#clients.get(client)!;
+    const keys = pulled.get(timestamp);
+    pulled.delete(timestamp);
+    const values = keys === undefined ? this.#init.store.read(range!) : this.#init.store.readKeys(keys);
+    this.#sendValues(client, FrameKind.pulled, timestamp, version, range!, values);
+  }
+
+  #sendValues(
+    client: number,
+    kind: FrameKind,
+    view: number,
+    step: number,
+    { start }: KeyRange,
+    values: Float32Array<ArrayBuffer>,
+  ): void {
+    const fields = { kind, view, step, value: start, dtype: DataType.float32, shape: [values.length] };
+    this.#send(client, fields, new Uint8Array(values.buffer));
+  }
+
+  #send(client: number, fields: Partial<FrameHeader> & Pick<FrameHeader, "kind">, payload?: Uint8Array): void {
+    // A rejection is the link's end, which is told apart.
+    this.#clients
+      .get(client)
+      ?.link?.send(fields, payload)
+      .catch(() => {});
+  }
+
+  /** Says GOODBYE to every client, and waits for theirs. */
+  async close(limitMs: number): Promise<void> {
+    await Promise.all([...this.#clients.values()].map(({ link }) => link?.close(limitMs)));
+  }
+}
+
+function lost(client: number, how: string): Error {
+  return new ProtocolError(`worker ${client} is gone (${how})`, "see its log");
+}
+
+function notFinite(worker: number, step: number): NotFiniteError {
+  return new NotFiniteError(
+    `worker ${worker} pushed a gradient of step ${step} that is not finite`,
+    "lower --lr, or look at the data of that step (ringtmp data batches)",
+  );
+}
+
+export type { Frame, ShardInput };
