@@ -6,6 +6,7 @@ import { ACCUMULATORS_BYTES, type Kernels, type View } from "../engine/contract.
 import { EngineMemory } from "../engine/memory.ts";
 import { assert } from "../types/assert.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
+import { ALIGNMENT_BYTES, Planner, START_BYTES } from "./planner.ts";
 import { type DenseSpec, type ModelSpec, parameterCount, parseModel } from "./spec.ts";
 
 /** What a segment is, as plain data that can be sent to a thread. */
@@ -98,35 +99,6 @@ export interface SegmentLayout extends HeldLayout {
   readonly correctOffsetBytes: number;
   /** Shared by all kernels. */
   readonly scratchOffsetBytes: number;
-}
-
-const ALIGNMENT_BYTES = 64;
-/** Where an `EngineMemory` begins to allocate. */
-const START_BYTES = 64;
-
-/** Hands out 64-byte aligned places one after the other. */
-class Planner {
-  #endBytes: number;
-
-  constructor(startBytes = START_BYTES) {
-    this.#endBytes = startBytes;
-  }
-
-  get endBytes(): number {
-    return this.#endBytes;
-  }
-
-  /** 4-byte elements. */
-  array(...shape: number[]): View {
-    const length = shape.reduce((product, size) => product * size, 1);
-    return { offsetBytes: this.bytes(4 * length), shape, length };
-  }
-
-  bytes(sizeBytes: number): number {
-    const offsetBytes = this.#endBytes;
-    this.#endBytes += Math.ceil(sizeBytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-    return offsetBytes;
-  }
 }
 
 type ScratchSizes = Pick<Kernels, "matmulScratchBytes">;
