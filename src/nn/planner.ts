@@ -6,6 +6,8 @@ export const ALIGNMENT_BYTES = 64;
 export const START_BYTES = 64;
 
 export class Planner {
+  /** Where shared places begin, by name. */
+  readonly #shared = new Map<string, number>();
   #endBytes: number;
 
   constructor(startBytes = START_BYTES) {
@@ -25,6 +27,13 @@ export class Planner {
   bytes(sizeBytes: number): number {
     const offsetBytes = this.#endBytes;
     this.#endBytes += Math.ceil(sizeBytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    return offsetBytes;
+  }
+
+  /** One place for all that ask by this name; they agree on its size. */
+  shared(name: string, sizeBytes: number): number {
+    const offsetBytes = this.#shared.get(name) ?? this.bytes(sizeBytes);
+    this.#shared.set(name, offsetBytes);
     return offsetBytes;
   }
 }
