@@ -1,5 +1,8 @@
 /** @file A model run layer by layer, with all layers held or two at a time, against the model in one segment of a thread. */
 import { afterEach, describe, expect, test } from "vitest";
+import { loadKernels } from "../../src/engine/load.ts";
+import { EngineMemory } from "../../src/engine/memory.ts";
+import { planSegment, planSegments } from "../../src/nn/layout.ts";
 import { parameterCount, parseModel } from "../../src/nn/spec.ts";
 import { planOn } from "../../src/runtime/compute-thread.ts";
 import { LayerwiseCompute, type LayerwiseInit } from "../../src/runtime/layerwise.ts";
@@ -63,7 +66,8 @@ test.each(KINDS)(
 
 describe("memory", () => {
   const WIDTH = 64;
-  const deep = (depth: number): string => `mlp:${`${WIDTH}-`.repeat(depth)}10`;
+  /** The first layer is a small one. */
+  const deep = (depth: number): string => `mlp:9-${`${WIDTH}-`.repeat(depth)}10`;
   const PAGE_BYTES = 65_536;
   const takenBytes = ({ memory }: LayerwiseCompute): number => memory.memory.buffer.byteLength;
 
@@ -81,6 +85,17 @@ describe("memory", () => {
     // What is left to grow: four arrays of activations and some hundred bytes for each layer.
     const layerBytes = 4 * 4 * common.rows * WIDTH + 512;
     expect(takenBytes(pool) - takenBytes(shallow)).toBeLessThanOrEqual(32 * layerBytes + PAGE_BYTES);
+  });
+
+  test("what kernels work in is there once, as large as the whole model needs it", () => {
+    const kernels = loadKernels("wasm-exact", new EngineMemory(0).memory);
+    const segment = { ...common, model: deep(3), slots: 1, optimizer: "sgd", rate: 0 };
+    const whole = planSegment({ ...segment, layers: [0, 4] }, kernels);
+    const inits = [0, 1, 2, 3].map((i) => ({ ...segment, layers: [i, i + 1], held: "all" }) as const);
+    const layouts = planSegments(inits, kernels);
+    const { scratchOffsetBytes, digestOffsetBytes } = layouts[0]!;
+    expect(digestOffsetBytes - scratchOffsetBytes).toBe(whole.digestOffsetBytes - whole.scratchOffsetBytes);
+    expect(layouts.map((layout) => layout.scratchOffsetBytes)).toEqual(Array(4).fill(scratchOffsetBytes));
   });
 
   test("no two places of a pool overlap", async () => {
