@@ -6,7 +6,13 @@ import { ACCUMULATORS_BYTES, type Kernels, type View } from "../engine/contract.
 import { EngineMemory } from "../engine/memory.ts";
 import { assert } from "../types/assert.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
+import { ALIGNMENT_BYTES, Planner, START_BYTES } from "./planner.ts";
 import { type DenseSpec, type ModelSpec, parameterCount, parseModel } from "./spec.ts";
+
+/** Whether a memory has parameters and gradient of every layer, or of `POOL_PLACES` layers at a time. */
+export type HeldLayers = "all" | "pool";
+/** Two, so that one layer can be loaded while another is computed. */
+export const POOL_PLACES = 2;
 
 /** What a segment is, as plain data that can be sent to a thread. */
 export interface SegmentInit {
@@ -27,6 +33,12 @@ export interface SegmentInit {
   readonly batch: number;
   /** False: forward only, without gradients and optimizer state. Default true. */
   readonly training?: boolean;
+  /**
+   * For segments of one layer each that run one after the other: those of one memory share what kernels work in. With "pool"
+   * layer i has its parameters and its gradient in place i % `POOL_PLACES` of either, as large as the model's largest layer.
+   * By default a segment shares nothing.
+   */
+  readonly held?: HeldLayers;
 }
 
 /** What a replica of a segment, or of a part of one, is. */
@@ -86,7 +98,7 @@ export interface HeldLayout {
   readonly layers: readonly LayerLayout[];
   /** A digest, padded to 64 bytes, then accumulators for each array of a layer's state. */
   readonly digestOffsetBytes: number;
-  /** All arrays, which lie together. */
+  /** All arrays, which lie together; without those that an earlier layout has and this one shares. */
   readonly sizeBytes: number;
 }
 
@@ -98,35 +110,6 @@ export interface SegmentLayout extends HeldLayout {
   readonly correctOffsetBytes: number;
   /** Shared by all kernels. */
   readonly scratchOffsetBytes: number;
-}
-
-const ALIGNMENT_BYTES = 64;
-/** Where an `EngineMemory` begins to allocate. */
-const START_BYTES = 64;
-
-/** Hands out 64-byte aligned places one after the other. */
-class Planner {
-  #endBytes: number;
-
-  constructor(startBytes = START_BYTES) {
-    this.#endBytes = startBytes;
-  }
-
-  get endBytes(): number {
-    return this.#endBytes;
-  }
-
-  /** 4-byte elements. */
-  array(...shape: number[]): View {
-    const length = shape.reduce((product, size) => product * size, 1);
-    return { offsetBytes: this.bytes(4 * length), shape, length };
-  }
-
-  bytes(sizeBytes: number): number {
-    const offsetBytes = this.#endBytes;
-    this.#endBytes += Math.ceil(sizeBytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-    return offsetBytes;
-  }
 }
 
 type ScratchSizes = Pick<Kernels, "matmulScratchBytes">;
@@ -181,18 +164,29 @@ function planNext(planner: Planner, init: SegmentInit, kernels: ScratchSizes, is
   const { model, specs, stateNames } = parseLayers(init);
   const [start, end] = init.layers;
   assert(init.rows >= 1 && init.slots >= 1 && init.batch >= 1, "rows, slots and batch are at least 1");
+  assert(init.held === undefined || end === start + 1, "segments that share are one layer each");
   const startBytes = planner.endBytes;
   const kept = { keepsPrevious: isReplicated, keepsOutgoing: isReplicated };
   const parts = { stateNames: init.training === false ? null : stateNames, ...kept };
-  const layers = specs.map((spec, i) => planLayer(planner, spec, start + i, parts));
+  const layers =
+    init.held === "pool"
+      ? [planPooledLayer(planner, model, start, parts)]
+      : specs.map((spec, i) => planLayer(planner, spec, start + i, parts));
   const slots = Array.from({ length: init.slots }, () => planSlot(planner, init, specs, end === model.layers.length));
   const lossOffsetBytes = planner.bytes(8);
   const correctOffsetBytes = planner.bytes(4);
-  const scratchOffsetBytes = planner.bytes(Math.max(...specs.map((spec) => scratchBytes(kernels, spec, init.rows))));
+  const scratchOffsetBytes = planScratch(planner, init, kernels, model);
   const digestOffsetBytes = planDigest(planner, stateNames);
   const sizeBytes = planner.endBytes - startBytes;
   const offsets = { lossOffsetBytes, correctOffsetBytes, scratchOffsetBytes, digestOffsetBytes };
   return { init, model, layers, slots, ...offsets, sizeBytes };
+}
+
+function planScratch(planner: Planner, init: SegmentInit, kernels: ScratchSizes, model: ModelSpec): number {
+  const largest = (specs: readonly DenseSpec[]): number =>
+    Math.max(...specs.map((spec) => scratchBytes(kernels, spec, init.rows)));
+  if (init.held !== undefined) return planner.shared("scratch", largest(model.layers));
+  return planner.bytes(largest(model.layers.slice(...init.layers)));
 }
 
 function planDigest(planner: Planner, stateNames: readonly string[]): number {
@@ -224,14 +218,30 @@ function planLayer(planner: Planner, spec: DenseSpec, index: number, parts: Laye
   return { index, spec, parameters, gradient, states, previous, outgoing: keepsOutgoing ? block() : null };
 }
 
-/** Weight and bias without a gap: one kernel call updates them, one hash reads them. */
+/** Parameters and gradients have places of their own, so that a layer can be loaded before another's gradient was taken. */
+function planPooledLayer(planner: Planner, model: ModelSpec, index: number, parts: LayerParts): LayerLayout {
+  const { stateNames, keepsPrevious, keepsOutgoing } = parts;
+  assert(stateNames?.length === 0 && !keepsPrevious && !keepsOutgoing, "layers that share a place keep no state");
+  const spec = model.layers[index] as DenseSpec;
+  const sizeBytes = 4 * Math.max(...model.layers.map(parameterCount));
+  const block = (name: string): BlockLayout =>
+    blockAt(planner.shared(`${name} ${index % POOL_PLACES}`, sizeBytes), spec);
+  const [parameters, gradient] = [block("parameters"), block("gradient")];
+  return { index, spec, parameters, gradient, states: [], previous: null, outgoing: null };
+}
+
 function planBlock(planner: Planner, spec: DenseSpec): BlockLayout {
-  const all = planner.array(parameterCount(spec));
+  return blockAt(planner.bytes(4 * parameterCount(spec)), spec);
+}
+
+/** Weight and bias without a gap: one kernel call updates them, one hash reads them. */
+function blockAt(offsetBytes: number, spec: DenseSpec): BlockLayout {
   const weightCount = spec.inputs * spec.outputs;
+  const count = parameterCount(spec);
   return {
-    all,
-    weight: { offsetBytes: all.offsetBytes, shape: [spec.inputs, spec.outputs], length: weightCount },
-    bias: { offsetBytes: all.offsetBytes + 4 * weightCount, shape: [spec.outputs], length: spec.outputs },
+    all: { offsetBytes, shape: [count], length: count },
+    weight: { offsetBytes, shape: [spec.inputs, spec.outputs], length: weightCount },
+    bias: { offsetBytes: offsetBytes + 4 * weightCount, shape: [spec.outputs], length: spec.outputs },
   };
 }
 

@@ -7,6 +7,9 @@ import type { DataSet, Split } from "../data/dataset.ts";
 import type { EngineMemory } from "../engine/memory.ts";
 import type { SlotLayout } from "../nn/layout.ts";
 
+/** What is filled: the first layer's input and, where the model ends in the same memory, the last layer's labels. */
+export type FedSlot = Pick<SlotLayout, "input" | "labels">;
+
 /** Label of a row that does not count. */
 const NO_LABEL = -1;
 
@@ -21,19 +24,19 @@ export class Feeder {
     this.#microBatches = batch.microBatches;
   }
 
-  fillTraining(memory: EngineMemory, slot: SlotLayout, step: number, microBatch: number): void {
+  fillTraining(memory: EngineMemory, slot: FedSlot, step: number, microBatch: number): void {
     const samples = this.#batches.samples(step, microBatch);
     this.#fill(memory, slot, this.data.train, (row) => samples[row]);
   }
 
   /** Micro-batch `index` of the test set in file order; rows beyond its end are zero and do not count. */
-  fillEvaluation(memory: EngineMemory, slot: SlotLayout, index: number): void {
+  fillEvaluation(memory: EngineMemory, slot: FedSlot, index: number): void {
     const { test } = this.data;
     const first = index * slot.input.shape[0]!;
     this.#fill(memory, slot, test, (row) => (first + row < test.count ? first + row : undefined));
   }
 
-  #fill(memory: EngineMemory, slot: SlotLayout, split: Split, sampleOf: (row: number) => number | undefined): void {
+  #fill(memory: EngineMemory, slot: FedSlot, split: Split, sampleOf: (row: number) => number | undefined): void {
     const input = memory.f32(slot.input);
     const labels = slot.labels === null ? undefined : memory.i32(slot.labels);
     for (let row = 0; row < slot.input.shape[0]!; row += 1) {
