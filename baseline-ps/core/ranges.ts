@@ -40,8 +40,8 @@ function combine(a: RangeSet, b: RangeSet, keep: (inA: boolean, inB: boolean) =>
 export class Levels {
   #parts: readonly (KeyRange & { readonly level: number })[];
 
-  constructor(range: KeyRange) {
-    this.#parts = [{ ...range, level: 0 }];
+  constructor(range: KeyRange, level = 0) {
+    this.#parts = [{ ...range, level }];
   }
 
   /** The smallest of these keys, which must be keys of the range. */

@@ -10,6 +10,8 @@ import { difference, intersection, isCovered, isSet, type KeyRange, Levels, type
 
 export interface ShardInit {
   readonly range: KeyRange;
+  /** With which the run begins: the version of every key until then. */
+  readonly firstStep: number;
   /** Pushes that together make a step, for each key. */
   readonly shares: number;
   readonly rules: Rules;
@@ -117,8 +119,9 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
     assert(init.shares >= 1 && init.tau >= 0, "a step has a share, and tau is not negative");
     this.#init = init;
     this.#whole = [init.range];
-    this.#versions = new Levels(init.range);
-    this.#updates = new Levels(init.range);
+    const { range, firstStep, shares, rules } = init;
+    this.#versions = new Levels(range, firstStep);
+    this.#updates = new Levels(range, rules.application === "step" ? firstStep : firstStep * shares);
   }
 
   /** The least of all keys. */

@@ -40,6 +40,8 @@ export interface PushOf extends Timing {
 export interface PullFrom extends Timing {
   /** The answer waits for parameters of this version. */
   readonly leastVersion: number;
+  /** 0, the default: the parameters; from 1 on: the states of the server function, in its order. */
+  readonly part?: number;
 }
 
 /** One server's part of a request, and what becomes of its answer. */
@@ -126,11 +128,12 @@ export class KeyClient {
   }
 
   /** @param into written until it is finished, in key order */
-  pull(range: KeyRange, into: Float32Array, { leastVersion, after }: PullFrom): number {
+  pull(range: KeyRange, into: Float32Array, { leastVersion, part = 0, after }: PullFrom): number {
     checkLength(range, into);
     const parts = piecesOf(this.#init.map, range).map(({ server, keys: [piece] }): [number, Part] => {
       const { start, end } = piece!;
-      const fields = { kind: FrameKind.pull, value: start, microBatch: end - start, step: leastVersion };
+      const length = end - start;
+      const fields = { kind: FrameKind.pull, value: start, microBatch: length, step: leastVersion, credits: part };
       return [server, { fields, payload: undefined, into: into.subarray(start - range.start, end - range.start) }];
     });
     return this.#issue(parts, after);

@@ -19,6 +19,8 @@ export interface Received {
   readonly values?: Values;
   /** Of a pull of single keys. */
   readonly keys?: Uint32Array;
+  /** Of a pull of a range: 0 for the parameters, else which state of the server function, from 1. */
+  readonly part?: number;
 }
 
 /** Memory for a client's payload. Throws ProtocolError for a frame that no client sends to the server of these keys. */
@@ -64,6 +66,7 @@ export function inputOf(client: number, { header, payload }: Frame, shard: KeyRa
       checkRange(value, microBatch, shard);
       return {
         input: { kind: "pull", ...request, leastVersion: step, keys: [{ start: value, end: value + microBatch }] },
+        part: header.credits,
       };
     case FrameKind.pullSparse: {
       const keys = new Uint32Array(payload.buffer, payload.byteOffset, payload.byteLength / KEY_BYTES);

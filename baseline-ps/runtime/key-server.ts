@@ -5,34 +5,40 @@
 import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link-types.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
+import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { NotFiniteError, ProtocolError } from "../../src/types/errors.ts";
-import type { Frame } from "../../src/wire/decoder.ts";
 import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
 import type { KeyRange } from "../core/ranges.ts";
-import { Shard, type ShardInit, type ShardInput, type ShardOutput } from "../core/shard.ts";
+import { Shard, type ShardInit, type ShardOutput } from "../core/shard.ts";
 import { inputOf, memoryFor, type Received } from "./key-frames.ts";
-import type { ShardStore } from "./store.ts";
+import type { ShardStore, ValueOutput } from "./store.ts";
 
 export interface KeyServerInit {
   readonly job: string;
   readonly shard: ShardInit;
   readonly store: ShardStore;
   readonly clients: number;
+  /** Books what the server computes. */
+  readonly clockwork: Pick<StageClockwork, "stepStarted" | "stepEnded" | "inserted">;
   /** A client's link is over without GOODBYE, or it pushed what cannot be applied. */
   readonly onFailure: (client: number, error: Error) => void;
 }
 
+const SAME_JOB = "run the same build and job on every node";
+
 interface Client {
   readonly client: number;
   link: Link | undefined;
-  /** Keys of pulls of single keys that are not answered, by timestamp. */
-  readonly pulled: Map<number, Uint32Array>;
+  /** Of pulls that are not answered, by timestamp: single keys, or which array of a range. */
+  readonly pulled: Map<number, Uint32Array | number>;
 }
 
 export class KeyServer {
   readonly #init: KeyServerInit;
   readonly #machine: Shard;
   readonly #clients = new Map<number, Client>();
+  #hasStarted = false;
 
   constructor(init: KeyServerInit) {
     this.#init = init;
@@ -41,6 +47,15 @@ export class KeyServer {
 
   get version(): number {
     return this.#machine.version;
+  }
+
+  get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
+    const links = [...this.#clients.values()].flatMap(({ link }) => link ?? []);
+    return {
+      bytesSent: links.reduce((sum, { sent }) => sum + sent.bytes, 0),
+      bytesReceived: links.reduce((sum, { received }) => sum + received.bytes, 0),
+      messagesSent: links.reduce((sum, { sent }) => sum + sent.messages, 0),
+    };
   }
 
   /** Takes a stream that a client has dialled. Throws what `Link.accept` throws. */
@@ -80,32 +95,37 @@ export class KeyServer {
     };
   }
 
-  #hear(client: Client, { input, values, keys }: Received): void {
-    const { store } = this.#init;
+  #hear(client: Client, { input, values, keys, part = 0 }: Received): void {
+    const { store, clockwork } = this.#init;
     if (input.kind === "push" && values !== undefined) {
       if (!values.values.every(Number.isFinite)) throw notFinite(client.client, input.step);
       store.keep(input, values);
     }
-    if (input.kind === "pull" && keys !== undefined) client.pulled.set(input.timestamp, keys);
-    for (const output of this.#machine.handle(input)) this.#do(output);
+    if (part > store.stateNames.length) throw new ProtocolError(`worker ${client.client}: no state ${part}`, SAME_JOB);
+    if (input.kind === "pull") client.pulled.set(input.timestamp, keys ?? part);
+    const before = this.#machine.version;
+    if (!this.#hasStarted) clockwork.stepStarted(before);
+    this.#hasStarted = true;
+    const startMs = nowMs();
+    const outputs = this.#machine.handle(input);
+    for (const output of outputs) if (isOfValues(output)) store.do(output);
+    clockwork.inserted({ startMs, endMs: nowMs(), runQueueMs: 0 });
+    for (const output of outputs) if (!isOfValues(output)) this.#say(output);
+    if (this.#machine.version === before) return;
+    clockwork.stepEnded();
+    clockwork.stepStarted(this.#machine.version);
   }
 
-  #do(output: ShardOutput): void {
-    const { store } = this.#init;
+  #say(output: Exclude<ShardOutput, ValueOutput>): void {
     switch (output.kind) {
-      case "add":
-      case "forget":
-      case "updateStep":
-      case "updatePush":
-      case "stepOver":
-        return store.do(output);
       case "applied":
         return this.#send(output.client, { kind: FrameKind.pushed, view: output.timestamp });
       case "answer":
         return this.#answer(output);
       case "announce": {
         const { client, subscription, keys, version } = output;
-        return this.#sendValues(client, FrameKind.announced, subscription, version, keys[0]!, store.read(keys[0]!));
+        const values = this.#init.store.read(keys[0]!);
+        return this.#sendValues(client, FrameKind.announced, subscription, version, keys[0]!, values);
       }
       case "refused":
         throw new ProtocolError(
@@ -117,9 +137,10 @@ export class KeyServer {
 
   #answer({ client, timestamp, keys: [range], version }: Extract<ShardOutput, { kind: "answer" }>): void {
     const { pulled } = this.#clients.get(client)!;
-    const keys = pulled.get(timestamp);
+    const what = pulled.get(timestamp)!;
     pulled.delete(timestamp);
-    const values = keys === undefined ? this.#init.store.read(range!) : this.#init.store.readKeys(keys);
+    const { store } = this.#init;
+    const values = typeof what === "number" ? store.read(range!, what) : store.readKeys(what);
     this.#sendValues(client, FrameKind.pulled, timestamp, version, range!, values);
   }
 
@@ -149,6 +170,16 @@ export class KeyServer {
   }
 }
 
+const VALUE_KINDS: ReadonlySet<string> = new Set<ValueOutput["kind"]>([
+  "add",
+  "forget",
+  "updateStep",
+  "updatePush",
+  "stepOver",
+]);
+
+const isOfValues = (output: ShardOutput): output is ValueOutput => VALUE_KINDS.has(output.kind);
+
 function lost(client: number, how: string): Error {
   return new ProtocolError(`worker ${client} is gone (${how})`, "see its log");
 }
@@ -159,5 +190,3 @@ function notFinite(worker: number, step: number): NotFiniteError {
     "lower --lr, or look at the data of that step (ringtmp data batches)",
   );
 }
-
-export type { Frame, ShardInput };

@@ -6,8 +6,8 @@ import { flagName, LATER_SETTINGS, SETTING_NAMES, settingsSchema, type SettingNa
 import { UsageError } from "../types/errors.ts";
 
 const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | null, text: string]>> = {
-  system: ["name", "ring, or serial (one process, the reference)"],
-  nodes: ["count", "nodes of the ring"],
+  system: ["name", "ring, ps (parameter server), or serial (one process, the reference)"],
+  nodes: ["count", "nodes of the ring, or workers of a parameter server"],
   model: ["spec", "mlp:784-256-10, with ,activation=relu|gelu|tanh"],
   data: ["spec", "digits, mnist, fashion-mnist, csv:PATH, synthetic:classes=C,features=F"],
   dataDir: ["folder", "where the files of mnist or fashion-mnist are"],
@@ -26,6 +26,15 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
     "copies of each segment on the next nodes; so many neighbours may die at once (default: 1, alone 0)",
   ],
   balance: ["mode", "auto (layers move to where the time is), even (for equal nodes), off (the first cut stays)"],
+  servers: ["count", "servers of a parameter server, each with an equal part of the parameters"],
+  coLocate: [null, "servers in the processes of the first workers"],
+  consistency: [
+    "model",
+    "bsp (whole steps), bounded (steps that lag by tau at most), ssp (shares at once; clocks differ by tau at most), async",
+  ],
+  tau: ["steps", "how far parameters may lag behind (default: 1; bsp: 0)"],
+  workerHolds: ["what", "model (a worker has all parameters), range (only the layers that it computes with)"],
+  overlap: ["mode", "on (a layer's push and pull while others are computed) or off"],
   wire: ["type", "f32 in this version"],
   checkpointEvery: ["steps", "steps between checkpoints; 0: only at the end"],
   validateEvery: ["steps", "steps between evaluations on the test set; 0: only at the end"],

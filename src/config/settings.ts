@@ -11,7 +11,7 @@ import { oneOf, oneOfThisVersion, only, realNumber, text, wholeNumber } from "./
 const COUNT_MAX = 1_000_000_000;
 
 export const settingsSchema = z.strictObject({
-  system: oneOfThisVersion(["ring", "serial"], ["ps", "allreduce", "fsdp"]).default("ring"),
+  system: oneOfThisVersion(["ring", "ps", "serial"], ["allreduce", "fsdp"]).default("ring"),
   nodes: wholeNumber(1, 1024).default(4),
   model: text.default("mlp:784-256-256-256-10"),
   data: text.default("digits"),
@@ -28,6 +28,12 @@ export const settingsSchema = z.strictObject({
   laps: wholeNumber(1, 64).default(1),
   replicas: wholeNumber(0, 1023).default(1),
   balance: oneOf(["auto", "even", "off"]).default("auto"),
+  servers: wholeNumber(1, 1024).default(1),
+  coLocate: z.boolean().default(false),
+  consistency: oneOf(["bsp", "bounded", "ssp", "async"]).default("bsp"),
+  tau: wholeNumber(0, 65_535).nullable().default(null),
+  workerHolds: oneOf(["model", "range"]).default("model"),
+  overlap: oneOf(["on", "off"]).default("on"),
   wire: oneOfThisVersion(["f32"], ["f16", "bf16", "int8"]).default("f32"),
   checkpointEvery: wholeNumber(0, COUNT_MAX).default(0),
   validateEvery: wholeNumber(0, COUNT_MAX).default(0),
@@ -50,7 +56,7 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],
-  ...["servers", "consistency", "tau", "filter", "compress", "server-replicas", "localize", "co-locate"],
+  ...["filter", "compress", "server-replicas", "localize"],
 ];
 
 /** `micro-batches` to `microBatches`: config files may use either. */
@@ -109,15 +115,46 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
   }
   if (system === "serial") settings.nodes = 1;
   checkReplicas(settings, given);
+  checkServer(settings);
   parseTimeline(settings.timeline);
   checkEmulation(settings);
+}
+
+/** Steps by which parameters may lag: none in `bsp`, without a bound in `async`, one where nothing is said. */
+function checkServer(settings: Settings): void {
+  const { system, consistency, tau, nodes, microBatches, workerHolds, servers, coLocate } = settings;
+  const isBounded = consistency === "bounded" || consistency === "ssp";
+  if (isBounded) settings.tau ??= 1;
+  if (system !== "ps") return;
+  if (!isBounded && tau !== null && !(consistency === "bsp" && tau === 0)) {
+    const why = consistency === "bsp" ? "in which nothing lags" : "which bounds no lag";
+    throw new UsageError(`--tau ${tau} with --consistency ${consistency}, ${why}`, "use --consistency bounded or ssp");
+  }
+  if (microBatches < nodes) {
+    throw new UsageError(
+      `--micro-batches ${microBatches} for ${nodes} workers: each needs at least one of every step`,
+      `use --micro-batches ${nodes} or more, or fewer workers (-n)`,
+    );
+  }
+  if (workerHolds === "range" && microBatches !== nodes) {
+    throw new UsageError(
+      `--worker-holds range with ${microBatches} micro-batches for ${nodes} workers: such a worker computes one of each step`,
+      `use --micro-batches ${nodes}`,
+    );
+  }
+  if (coLocate && servers > nodes) {
+    throw new UsageError(
+      `--co-locate with ${servers} servers for ${nodes} workers: each server needs a worker's node`,
+      `use --servers ${nodes} or fewer, or leave --co-locate out`,
+    );
+  }
 }
 
 /** One replica where there is a second node to hold it, unless stated. */
 function checkReplicas(settings: Settings, given: Readonly<Record<string, unknown>>): void {
   const { system, nodes, replicas } = settings;
   // The settings of a ring are good for its reference too.
-  if (system === "serial") settings.replicas = 0;
+  if (system !== "ring") settings.replicas = 0;
   else if (given["replicas"] === undefined) settings.replicas = Math.min(1, nodes - 1);
   else if (replicas >= nodes) {
     throw new UsageError(

@@ -53,7 +53,7 @@ export const FrameKind = {
   push: 32,
   /** Values of single keys, the others of the server being zero: keys as uint32, then as many float32. */
   pushSparse: 33,
-  /** For a range: `microBatch` is its length, `step` the least version. No payload. */
+  /** For a range: `microBatch` is its length, `step` the least version, `credits` which array (0: the parameters). No payload. */
   pull: 34,
   /** For single keys, as uint32; `step` is the least version. */
   pullSparse: 35,

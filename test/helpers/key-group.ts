@@ -20,6 +20,8 @@ export interface KeyGroupInit {
   readonly rate?: number;
 }
 
+const NO_CLOCKWORK = { stepStarted: () => {}, stepEnded: () => {}, inserted: () => {} };
+
 interface Failure {
   readonly client: number;
   readonly error: Error;
@@ -53,9 +55,12 @@ export class KeyGroup implements AsyncDisposable {
       (range) => new ShardStore({ range, engine: "wasm-exact", functions, function: init.function ?? "sgd", rate }),
     );
     for (const [server, range] of map.shards.entries()) {
-      const shard = { range, shares: clients, rules: rulesOf(consistency.kind), tau: consistency.tau };
+      const shard = { range, firstStep: 0, shares: clients, rules: rulesOf(consistency.kind), tau: consistency.tau };
       const onFailure = (client: number, error: Error): void => void failures.push({ client, error });
-      const keyServer = new KeyServer({ job: "job", shard, store: stores[server]!, clients, onFailure });
+      const keyServer = new KeyServer({
+        ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
+        clockwork: NO_CLOCKWORK,
+      });
       await transports[server]!.handle(KEYS_PROTOCOL, (stream) => void keyServer.accept(stream));
     }
     const addresses = transports.slice(0, servers).map((transport) => transport.addresses);

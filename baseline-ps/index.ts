@@ -1,0 +1,88 @@
+/**
+ * @file The parameter server's public face: one process manages, the others join it as a server, a worker or the task scheduler.
+ *
+ * ```ts
+ * const { summary } = await manageParameterServer({ job, settings, dataSha256, firstStep, transport, folder, … });
+ * await joinParameterServer({ role: { kind: "worker", index: 0 }, manager: addresses, transport, data, folder, … });
+ * ```
+ */
+import { parseLink } from "../src/config/emulation.ts";
+import type { DataSet } from "../src/data/dataset.ts";
+import { RUN_FILES, type RunFolder } from "../src/metrics/run-folder.ts";
+import { type Lateness, shapedTransport, type ShapedTransport } from "../src/net/shaped.ts";
+import type { Transport } from "../src/net/transport.ts";
+import { chooseEngines } from "../src/runtime/engines.ts";
+import { Manager, type ManagerInit } from "./runtime/manager.ts";
+import { KEYS_PROTOCOL } from "./runtime/key-frames.ts";
+import { Member } from "./runtime/member.ts";
+import type { PsJob, PsRole } from "./runtime/messages.ts";
+import { psSummary } from "./runtime/ps-summary.ts";
+import { runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
+
+export type { PsJob, PsRole } from "./runtime/messages.ts";
+export { divideKeys } from "./core/key-map.ts";
+
+export interface ManageInit extends ManagerInit {
+  readonly folder: RunFolder;
+}
+
+/** Until all have ended. Rejects with the failure that ended the run. */
+export async function manageParameterServer({ folder, ...init }: ManageInit): Promise<Record<string, unknown>> {
+  let job: PsJob | undefined;
+  const onJob = (decided: PsJob): void => {
+    job = decided;
+    init.onJob(decided);
+  };
+  const manager = await Manager.listen({ ...init, onJob });
+  try {
+    const reports = await manager.ended;
+    const summary = psSummary(job!, reports);
+    folder.writeJson(RUN_FILES.summary, summary);
+    return summary;
+  } finally {
+    await manager.close();
+  }
+}
+
+export interface JoinInit {
+  readonly role: PsRole;
+  /** The manager's addresses. */
+  readonly manager: readonly string[];
+  readonly transport: Transport;
+  readonly engine: Parameters<typeof chooseEngines>[0];
+  readonly folder: RunFolder;
+  /** A worker's. */
+  readonly data: (job: PsJob) => Promise<DataSet>;
+  /** The scheduler's. */
+  readonly events: SchedulerEvents;
+}
+
+/** Until the run is over. Rejects with the failure that ended it, here or elsewhere. */
+export async function joinParameterServer(init: JoinInit): Promise<void> {
+  const { role, manager, transport, engine, folder, data, events } = init;
+  const member = await Member.join(transport, manager, role, chooseEngines(engine).ids);
+  try {
+    const job = await member.job;
+    const shaped = shape(transport, job);
+    const lateness = (): Lateness | null => shaped?.lateness ?? null;
+    const given = { job, index: role.index, transport: shaped ?? transport, lateness, member, folder };
+    switch (role.kind) {
+      case "server":
+        return await runServer(given);
+      case "worker":
+        return await runWorker(given, await data(job));
+      case "scheduler":
+        return await runScheduler(given, events);
+    }
+  } catch (error) {
+    member.fail(error);
+    throw error;
+  } finally {
+    await member.close();
+  }
+}
+
+/** Requests of keys alone are held to the stated link. */
+function shape(transport: Transport, { settings: { link } }: PsJob): ShapedTransport | undefined {
+  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols: [KEYS_PROTOCOL] });
+}

@@ -1,0 +1,152 @@
+/**
+ * @file The server manager: it knows who takes part, gives everybody the job and the map of keys, and hears how it ended. Each of the others keeps
+ * a link to it; one that ends without GOODBYE is a process that is gone, and with it the run.
+ */
+import type { Settings } from "../../src/config/settings.ts";
+import { BUILD } from "../../src/config/fingerprint.ts";
+import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { NodeLostError } from "../../src/types/errors.ts";
+import {
+  GROUP_PROTOCOL,
+  type MemberHello,
+  memberHelloSchema,
+  type MemberReport,
+  type Order,
+  type PsJob,
+  type PsRole,
+  type Word,
+  wordSchema,
+} from "./messages.ts";
+import { acceptTalk, tell } from "./talk.ts";
+import { failureOf, toldError } from "./told-error.ts";
+
+export interface ManagerInit {
+  readonly job: string;
+  readonly settings: Settings;
+  readonly dataSha256: string;
+  readonly firstStep: number;
+  readonly transport: Transport;
+  readonly onPresent: (present: number, size: number) => void;
+  readonly onJob: (job: PsJob) => void;
+}
+
+interface Member {
+  readonly hello: MemberHello;
+  link: Link | undefined;
+  report: MemberReport | undefined;
+}
+
+export class Manager {
+  readonly #init: ManagerInit;
+  readonly #expected: readonly string[];
+  readonly #members = new Map<string, Member>();
+  readonly #ended = Promise.withResolvers<ReadonlyMap<string, MemberReport>>();
+  /** Servers and scheduler that can be dialled. */
+  #ready = 0;
+  #isFinishing = false;
+
+  private constructor(init: ManagerInit) {
+    this.#init = init;
+    const { servers, nodes } = init.settings;
+    const roles = (kind: PsRole["kind"], count: number): string[] =>
+      Array.from({ length: count }, (_, index) => nameOf({ kind, index }));
+    this.#expected = [...roles("worker", nodes), ...roles("server", servers), ...roles("scheduler", 1)];
+    this.#ended.promise.catch(() => {});
+  }
+
+  static async listen(init: ManagerInit): Promise<Manager> {
+    const manager = new Manager(init);
+    await init.transport.handle(GROUP_PROTOCOL, (stream) => {
+      manager.#accept(stream).catch(() => {});
+    });
+    return manager;
+  }
+
+  /** Reports by role, such as `worker 2`, when all have ended; rejects with the failure that ended the run. */
+  get ended(): Promise<ReadonlyMap<string, MemberReport>> {
+    return this.#ended.promise;
+  }
+
+  /** Says GOODBYE to everybody. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#members.values()].map(({ link }) => link?.close(GOODBYE_LIMIT_MS)));
+  }
+
+  async #accept(stream: Parameters<typeof acceptTalk>[0]): Promise<void> {
+    let member: Member | undefined;
+    const link = await acceptTalk(stream, (hello) => {
+      const parsed = memberHelloSchema.safeParse(hello);
+      if (!parsed.success) return "that is no process of a parameter server";
+      const name = nameOf(parsed.data.role);
+      if (parsed.data.build !== BUILD) return `this is ${BUILD}, not ${parsed.data.build}`;
+      if (!this.#expected.includes(name)) return `${name} is not expected`;
+      if (this.#members.has(name)) return `${name} is here already`;
+      member = { hello: parsed.data, link: undefined, report: undefined };
+      this.#members.set(name, member);
+      const own = member;
+      return { schema: wordSchema, from: name, hear: (word: Word) => this.#hear(own, word) };
+    });
+    if (member === undefined || link === undefined) return;
+    member.link = link;
+    const name = nameOf(member.hello.role);
+    void link.ended.then(({ kind }) => {
+      if (kind !== "goodbye")
+        this.fail(new NodeLostError(`${name} is gone (${kind})`, "see its log; start the run again"));
+    });
+    const present = [...this.#members.values()].filter((each) => each.link !== undefined).length;
+    this.#init.onPresent(present, this.#expected.length);
+    if (present === this.#expected.length) this.#begin();
+  }
+
+  #begin(): void {
+    const members = this.#expected.map((name) => this.#members.get(name)!.hello);
+    const engine = members[0]!.engines.find((id) => members.every(({ engines }) => engines.includes(id)));
+    if (engine === undefined) {
+      return this.fail(new NodeLostError("no engine runs on every process", "use --engine wasm-exact on all"));
+    }
+    const { job: id, settings, dataSha256, firstStep } = this.#init;
+    const known = members.map(({ role, peerId, addresses }) => ({ role, peerId, addresses }));
+    const job: PsJob = { job: id, settings, engine, dataSha256, firstStep, members: known };
+    this.#init.onJob(job);
+    this.#tellAll({ kind: "job", job });
+  }
+
+  #tellAll(order: Order): void {
+    for (const { link } of this.#members.values()) tell(link, order);
+  }
+
+  #hear(member: Member, word: Word): void {
+    switch (word.kind) {
+      case "failed":
+        return this.fail(toldError(word));
+      case "ready":
+        this.#ready += 1;
+        if (this.#ready === this.#init.settings.servers + 1) this.#tellAll({ kind: "begin" });
+        return;
+      case "report":
+        member.report = word.report;
+        return this.#reported();
+    }
+  }
+
+  #reported(): void {
+    const missing = this.#expected.filter((name) => this.#members.get(name)?.report === undefined);
+    if (missing.length === 0) {
+      const reports = [...this.#members].map(([name, { report }]): [string, MemberReport] => [name, report!]);
+      return this.#ended.resolve(new Map(reports));
+    }
+    // Servers serve until nobody trains any more.
+    if (this.#isFinishing || !missing.every((name) => name.startsWith("server "))) return;
+    this.#isFinishing = true;
+    this.#tellAll({ kind: "finish" });
+  }
+
+  /** Ends the run for everybody; the first failure is the one that is told. */
+  fail(error: Error): void {
+    this.#tellAll({ kind: "failed", ...failureOf(error) });
+    this.#ended.reject(error);
+  }
+}
+
+export const nameOf = ({ kind, index }: PsRole): string => `${kind} ${index}`;

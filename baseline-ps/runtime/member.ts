@@ -1,0 +1,101 @@
+/** @file One process's place in the group: it comes to the manager, gets the job, tells its report or its failure, hears how others fail. */
+import { BUILD } from "../../src/config/fingerprint.ts";
+import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { NodeLostError } from "../../src/types/errors.ts";
+import { GROUP_PROTOCOL, type MemberReport, type Order, orderSchema, type PsJob, type PsRole } from "./messages.ts";
+import { openTalk, tell } from "./talk.ts";
+import { failureOf, toldError } from "./told-error.ts";
+
+export class Member {
+  readonly #job = Promise.withResolvers<PsJob>();
+  readonly #begin = Promise.withResolvers<void>();
+  readonly #finish = Promise.withResolvers<void>();
+  readonly #failed = Promise.withResolvers<never>();
+  #link: Link | undefined;
+  #isDone = false;
+
+  private constructor() {
+    for (const { promise } of [this.#job, this.#begin, this.#finish, this.#failed]) promise.catch(() => {});
+  }
+
+  /** Throws NetworkError where the manager cannot be reached, or refuses. */
+  static async join(
+    transport: Transport,
+    manager: readonly string[],
+    role: PsRole,
+    engines: readonly string[],
+  ): Promise<Member> {
+    const member = new Member();
+    const { peerId, addresses } = transport;
+    const hello = { build: BUILD, role, peerId, addresses: addresses.slice(0, 16), engines };
+    const listener = { schema: orderSchema, from: "the server manager", hear: (order: Order) => member.#hear(order) };
+    const link = await openTalk(transport, manager, GROUP_PROTOCOL, hello, listener);
+    member.#link = link;
+    void link.ended.then(({ kind }) => {
+      if (kind === "goodbye" && member.#isDone) return;
+      member.#fail(new NodeLostError(`the server manager is gone (${kind})`, "see its log; start the run again"));
+    });
+    return member;
+  }
+
+  get job(): Promise<PsJob> {
+    return this.#job.promise;
+  }
+
+  /** Servers and scheduler can be dialled. */
+  get begin(): Promise<void> {
+    return this.#begin.promise;
+  }
+
+  /** Nobody trains any more. */
+  get finish(): Promise<void> {
+    return this.#finish.promise;
+  }
+
+  /** Rejects when the run has failed elsewhere. */
+  get failed(): Promise<never> {
+    return this.#failed.promise;
+  }
+
+  /** This process can be dialled. */
+  ready(): void {
+    tell(this.#link, { kind: "ready" });
+  }
+
+  report(report: MemberReport): void {
+    this.#isDone = true;
+    tell(this.#link, { kind: "report", report });
+  }
+
+  /** This process cannot go on: the run ends for all. */
+  fail(error: unknown): void {
+    tell(this.#link, { kind: "failed", ...failureOf(error) });
+  }
+
+  /** Until the manager has heard from everybody. */
+  async over(): Promise<void> {
+    await this.#link?.ended;
+  }
+
+  async close(): Promise<void> {
+    await this.#link?.close(GOODBYE_LIMIT_MS);
+  }
+
+  #hear(order: Order): void {
+    switch (order.kind) {
+      case "job":
+        return this.#job.resolve(order.job);
+      case "begin":
+        return this.#begin.resolve();
+      case "finish":
+        return this.#finish.resolve();
+      case "failed":
+        return this.#fail(toldError(order));
+    }
+  }
+
+  #fail(error: Error): void {
+    for (const each of [this.#job, this.#begin, this.#finish, this.#failed]) each.reject(error);
+  }
+}

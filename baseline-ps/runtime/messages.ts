@@ -1,0 +1,135 @@
+/** @file What the processes of a parameter server say to each other in JSON. All of it comes from peers, so all of it is checked. */
+import * as z from "zod";
+import { settingsSchema } from "../../src/config/settings.ts";
+import type { NodeReport } from "../../src/metrics/summary.ts";
+import { ProtocolError } from "../../src/types/errors.ts";
+
+/** To the server manager: coming, the job, reports, the end. */
+export const GROUP_PROTOCOL = "/ringtmp/control/ps/1";
+/** Between a worker and its task scheduler. */
+export const TASKS_PROTOCOL = "/ringtmp/control/ps-tasks/1";
+
+const count = z.int().min(0);
+const shortText = z.string().max(1024);
+const hex = z.string().regex(/^[0-9a-f]{1,64}$/);
+
+/** What a process does; one that is both a server and a worker comes twice. */
+export const roleSchema = z.strictObject({ kind: z.enum(["server", "worker", "scheduler"]), index: count });
+export type PsRole = z.infer<typeof roleSchema>;
+
+export const memberHelloSchema = z.strictObject({
+  build: shortText,
+  role: roleSchema,
+  peerId: shortText,
+  addresses: z.array(shortText).min(1).max(16).readonly(),
+  /** Engines that it offers. */
+  engines: z.array(shortText).min(1).max(8).readonly(),
+});
+export type MemberHello = z.infer<typeof memberHelloSchema>;
+
+export const jobSchema = z.strictObject({
+  job: hex,
+  settings: settingsSchema,
+  /** Id: kind and probe digest. */
+  engine: shortText,
+  dataSha256: hex,
+  firstStep: count,
+  members: z
+    .array(memberHelloSchema.omit({ engines: true, build: true }))
+    .min(3)
+    .max(4096)
+    .readonly(),
+});
+export type PsJob = z.infer<typeof jobSchema>;
+
+const failureSchema = z.strictObject({
+  kind: z.literal("failed"),
+  name: shortText,
+  message: z.string().max(4096),
+  remedy: z.string().max(4096),
+});
+
+/** From the manager to the others. */
+export const orderSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("job"), job: jobSchema }),
+  /** Servers and scheduler can be dialled. */
+  z.strictObject({ kind: z.literal("begin") }),
+  /** Everybody who trains has ended: servers report. */
+  z.strictObject({ kind: z.literal("finish") }),
+  failureSchema,
+]);
+export type Order = z.infer<typeof orderSchema>;
+
+/** What a process tells of itself when it has nothing more to do. */
+export interface MemberReport {
+  readonly report: NodeReport | null;
+  /** Tasks by lag, of a worker. */
+  readonly lags: readonly number[];
+  /** The run, of a scheduler. */
+  readonly run: {
+    readonly losses: readonly number[];
+    readonly testAccuracy: number | null;
+    /** SHA-256 of each layer, hexadecimal, at the end. */
+    readonly layerDigests: Readonly<Record<string, string>>;
+  } | null;
+}
+
+/** From the others to the manager. Reports of the same build are taken as they are. */
+export const wordSchema = z.discriminatedUnion("kind", [
+  /** It can be dialled. */
+  z.strictObject({ kind: z.literal("ready") }),
+  z.strictObject({ kind: z.literal("report"), report: z.custom<MemberReport>((value) => typeof value === "object") }),
+  failureSchema,
+]);
+export type Word = z.infer<typeof wordSchema>;
+
+const taskSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count }),
+  z.strictObject({
+    kind: z.literal("pause"),
+    ...{ step: count, evaluates: z.boolean(), saves: z.boolean(), isLast: z.boolean() },
+  }),
+  z.strictObject({ kind: z.literal("end") }),
+]);
+
+/** From the scheduler to a worker. */
+export const givenSchema = z.strictObject({ number: count, task: taskSchema });
+
+/** From a worker to the scheduler. */
+export const tellingSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("ask"), number: count }),
+  z.strictObject({ kind: z.literal("losses"), step: count, share: count, losses: z.array(z.number()).max(65_536) }),
+  z.strictObject({ kind: z.literal("done"), step: count, share: count }),
+  z.strictObject({
+    kind: z.literal("pauseDone"),
+    number: count,
+    evaluated: z.strictObject({ testAccuracy: z.number(), testLoss: z.number() }).nullable(),
+    layerDigests: z.record(z.string(), z.string()).nullable(),
+    notDurable: z.string().nullable(),
+  }),
+]);
+export type Telling = z.infer<typeof tellingSchema>;
+
+export function encodeMessage(message: object): Uint8Array {
+  return Buffer.from(JSON.stringify(message));
+}
+
+/** @throws ProtocolError for what is not of this form */
+export function parseMessage<Schema extends z.ZodType>(
+  schema: Schema,
+  bytes: Uint8Array,
+  from: string,
+): z.infer<Schema> {
+  let value: unknown;
+  try {
+    value = JSON.parse(Buffer.from(bytes).toString());
+  } catch {
+    value = undefined;
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new ProtocolError(
+    `${from} said what is not understood: ${parsed.error.issues[0]?.message ?? ""}`,
+    "run the same build everywhere",
+  );
+}

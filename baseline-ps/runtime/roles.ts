@@ -1,0 +1,215 @@
+/** @file What each kind of process does with a job, from its start to its report: a server, a worker, the task scheduler. */
+import { parsePace } from "../../src/config/emulation.ts";
+import { parseTimeline } from "../../src/config/settings.ts";
+import type { DataSet } from "../../src/data/dataset.ts";
+import type { EngineKind } from "../../src/engine/contract.ts";
+import { Recorder } from "../../src/metrics/recorder.ts";
+import type { RunFolder } from "../../src/metrics/run-folder.ts";
+import { Timeline } from "../../src/metrics/timeline.ts";
+import { layerDigest } from "../../src/nn/digest.ts";
+import { type ModelSpec, parseModel } from "../../src/nn/spec.ts";
+import type { Lateness } from "../../src/net/shaped.ts";
+import { GOODBYE_LIMIT_MS } from "../../src/net/link.ts";
+import type { ByteStream, Transport } from "../../src/net/transport.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
+import { chooseEngines } from "../../src/runtime/engines.ts";
+import { Feeder } from "../../src/runtime/feeder.ts";
+import { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
+import { defined } from "../../src/types/assert.ts";
+import { type Consistency, rulesOf } from "../core/consistency.ts";
+import { divideKeys, type KeyMap } from "../core/key-map.ts";
+import { NodeAccount } from "./account.ts";
+import { fillStore, saveKeys } from "./checkpoint-files.ts";
+import { KeyClient } from "./key-client.ts";
+import { KEYS_PROTOCOL } from "./key-frames.ts";
+import { KeyServer } from "./key-server.ts";
+import { initialLayer, layerKeys } from "./layer-keys.ts";
+import type { Member } from "./member.ts";
+import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
+import { ServerFunctions } from "./server-functions.ts";
+import { ShardStore } from "./store.ts";
+import { TaskLine, TaskServer } from "./tasks.ts";
+import { PsWorker } from "./worker.ts";
+
+/** What a role is given. */
+export interface RoleInit {
+  readonly job: PsJob;
+  readonly index: number;
+  /** Shaped as the job says. */
+  readonly transport: Transport;
+  /** How well the shape is kept; null without one. */
+  readonly lateness: () => Lateness | null;
+  readonly member: Member;
+  readonly folder: RunFolder;
+}
+
+export function consistencyOf({ settings }: PsJob): Consistency {
+  const { consistency: kind, tau } = settings;
+  return { kind, tau: kind === "async" ? Infinity : (tau ?? 0) };
+}
+
+function keyMapOf({ settings }: PsJob): KeyMap {
+  return divideKeys(parseModel(settings.model).parameters, settings.servers);
+}
+
+function engineOf({ engine, settings }: PsJob): EngineKind {
+  const { ids, kinds } = chooseEngines(settings.engine);
+  return defined(kinds[ids.indexOf(engine)], "the job's engine is one that this process offered");
+}
+
+function addressesOf({ members }: PsJob, wanted: PsRole): readonly string[] {
+  return members.find(({ role }) => role.kind === wanted.kind && role.index === wanted.index)!.addresses;
+}
+
+/** Serves its shard until nobody trains any more. */
+export async function runServer(init: RoleInit): Promise<void> {
+  const { job, index, transport, member, folder } = init;
+  const { settings, firstStep } = job;
+  const consistency = consistencyOf(job);
+  const range = keyMapOf(job).shards[index]!;
+  const account = new NodeAccount();
+  const functions = new ServerFunctions();
+  const { optimizer, lr: rate, nodes: workers } = settings;
+  const store = new ShardStore({ range, engine: engineOf(job), functions, function: optimizer, rate });
+  fillStore(job, store, range, folder);
+  const rules = rulesOf(consistency.kind);
+  const failed = Promise.withResolvers<never>();
+  const server = new KeyServer({
+    ...{ job: job.job, store, clients: workers, clockwork: account.clockwork },
+    shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
+    onFailure: (_, error) => failed.reject(error),
+  });
+  await listen(init, KEYS_PROTOCOL, (stream) => server.accept(stream));
+  await Promise.race([member.finish, member.failed, failed.promise]);
+  const facts = { role: "server", layers: [], parameters: range.end - range.start, neighbours: workers };
+  const report = account.report({
+    ...{
+      node: workers + index,
+      peerId: transport.peerId,
+      counters: server.counters,
+      pace: null,
+      link: init.lateness(),
+    },
+    ...{ ...facts, layerDigests: {}, initialLayerDigests: {} },
+  });
+  member.report({ report, lags: [], run: null });
+  await Promise.race([member.over(), member.failed]);
+  await server.close(GOODBYE_LIMIT_MS);
+}
+
+/** Trains until the scheduler has no more tasks. */
+export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
+  const { job, index, transport, member, folder } = init;
+  const { settings } = job;
+  const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
+  const model = parseModel(settings.model);
+  const account = new NodeAccount();
+  const compute = await LayerwiseCompute.start({
+    ...{ model: settings.model, rows: batch / microBatches, batch, seed, engine: engineOf(job) },
+    held: workerHolds === "model" ? "all" : "pool",
+    ...(pace === null ? {} : { pace: parsePace(pace, nodes)[index]! }),
+  });
+  await Promise.race([member.begin, member.failed]);
+  const timeline = new Timeline(folder, () => index, parseTimeline(settings.timeline));
+  const servers = Array.from({ length: settings.servers }, (_, server) =>
+    addressesOf(job, { kind: "server", index: server }),
+  );
+  const client = await KeyClient.connect({
+    job: job.job,
+    client: index,
+    map: keyMapOf(job),
+    servers,
+    transport,
+    nowMs,
+  });
+  const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
+  const worker = new PsWorker({
+    ...{ settings, consistency: consistencyOf(job), overlaps: settings.overlap === "on", compute, client, tasks },
+    ...{
+      keys: layerKeys(model),
+      feeder: new Feeder(data, { seed, batch, microBatches }),
+      clockwork: account.clockwork,
+    },
+    timeline,
+    save: (step) => saveKeys(job, client, folder, step),
+  });
+  try {
+    await Promise.race([worker.train(), member.failed]);
+    const report = account.report({
+      ...{
+        node: index,
+        peerId: transport.peerId,
+        role: "worker",
+        counters: client.counters,
+        pace: null,
+        link: init.lateness(),
+      },
+      ...{ layers: [[0, model.layers.length]], parameters: heldParameters(model, workerHolds) },
+      ...{ neighbours: settings.servers, layerDigests: {} },
+      initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
+    });
+    member.report({ report, lags: worker.lags.map((count) => count ?? 0), run: null });
+    await tasks.close();
+    await client.close();
+    await Promise.race([member.over(), member.failed]);
+  } finally {
+    timeline.flush();
+    await compute.stop();
+  }
+}
+
+/** Gives tasks, and writes what was committed. */
+export async function runScheduler(init: RoleInit, events: SchedulerEvents): Promise<void> {
+  const { job, member, folder } = init;
+  const { settings, firstStep } = job;
+  const { nodes: workers, steps, microBatches, batch, validateEvery, checkpointEvery, stopAtLoss } = settings;
+  const earlier = folder.readMetrics().slice(0, firstStep);
+  const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
+  const recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: events.onNotDurable });
+  recorder.write(true);
+  const { assignment } = rulesOf(settings.consistency);
+  const tasks = new TaskServer({
+    ...{ job: job.job, recorder, ...events },
+    scheduler: {
+      ...{ workers, assignment, firstStep, steps, microBatches, batch, stopAtLoss },
+      ...{ evaluateEvery: validateEvery, saveEvery: checkpointEvery },
+    },
+  });
+  await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
+  events.onReady(tasks);
+  await Promise.race([tasks.ended, member.failed]);
+  recorder.finish();
+  const { testAccuracy, layerDigests } = tasks;
+  member.report({ report: null, lags: [], run: { losses: recorder.losses, testAccuracy, layerDigests } });
+  await tasks.close();
+  await Promise.race([member.over(), member.failed]);
+}
+
+export interface SchedulerEvents {
+  readonly onReady: (tasks: Pick<TaskServer, "requestStop">) => void;
+  readonly onCommitted: (step: number, loss: number) => void;
+  readonly onNotDurable: (step: number, reason: string) => void;
+}
+
+/** Whoever dialled hears of what goes wrong. */
+async function listen(
+  { transport, member }: RoleInit,
+  protocol: string,
+  accept: (stream: ByteStream) => Promise<unknown>,
+): Promise<void> {
+  await transport.handle(protocol, (stream) => {
+    accept(stream).catch(() => {});
+  });
+  member.ready();
+}
+
+function heldParameters({ layers, parameters }: ModelSpec, holds: "model" | "range"): number {
+  if (holds === "model") return parameters;
+  const largest = Math.max(...layers.map(({ inputs, outputs }) => (inputs + 1) * outputs));
+  return Math.min(parameters, 2 * largest);
+}
+
+function initialDigests(model: ModelSpec, seed: number): Record<string, string> {
+  const digests = model.layers.map((_, layer) => layerDigest(new Uint8Array(initialLayer(model, layer, seed).buffer)));
+  return Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
+}

@@ -1,0 +1,160 @@
+/** @file Tasks over links: a worker's line to its task scheduler, and the scheduler's lines to its workers. */
+import type { Recorder } from "../../src/metrics/recorder.ts";
+import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
+import type { ByteStream, Transport } from "../../src/net/transport.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
+import { NodeLostError } from "../../src/types/errors.ts";
+import { Scheduler, type SchedulerInit, type SchedulerInput, type Task } from "../core/scheduler.ts";
+import { givenSchema, TASKS_PROTOCOL, type Telling, tellingSchema } from "./messages.ts";
+import { acceptTalk, openTalk, tell } from "./talk.ts";
+import type { PauseOutcome, TaskSource } from "./worker.ts";
+
+/** A worker's side. */
+export class TaskLine implements TaskSource {
+  readonly #link: Link;
+  #number = 0;
+  #awaited = Promise.withResolvers<Task>();
+
+  private constructor(link: Link) {
+    this.#link = link;
+    void link.ended.then(({ kind }) => {
+      this.#awaited.reject(
+        new NodeLostError(`the task scheduler is gone (${kind})`, "see its log; start the run again"),
+      );
+    });
+  }
+
+  static async open(
+    transport: Transport,
+    addresses: readonly string[],
+    job: string,
+    worker: number,
+  ): Promise<TaskLine> {
+    let line: TaskLine | undefined;
+    const link = await openTalk(
+      transport,
+      addresses,
+      TASKS_PROTOCOL,
+      { job, worker },
+      { schema: givenSchema, from: "the task scheduler", hear: ({ task }) => line!.#awaited.resolve(task) },
+    );
+    line = new TaskLine(link);
+    return line;
+  }
+
+  async next(): Promise<Task> {
+    this.#say({ kind: "ask", number: this.#number });
+    const task = await this.#awaited.promise;
+    this.#number += 1;
+    this.#awaited = Promise.withResolvers();
+    this.#awaited.promise.catch(() => {});
+    return task;
+  }
+
+  losses(step: number, share: number, losses: readonly number[]): void {
+    this.#say({ kind: "losses", step, share, losses: [...losses] });
+  }
+
+  done(step: number, share: number): void {
+    this.#say({ kind: "done", step, share });
+  }
+
+  pauseDone({ evaluated, layerDigests, notDurable }: PauseOutcome): void {
+    this.#say({ kind: "pauseDone", number: this.#number - 1, evaluated, layerDigests, notDurable });
+  }
+
+  async close(): Promise<void> {
+    await this.#link.close(GOODBYE_LIMIT_MS);
+  }
+
+  #say(telling: Telling): void {
+    tell(this.#link, telling);
+  }
+}
+
+export interface TaskServerInit {
+  readonly job: string;
+  readonly scheduler: SchedulerInit;
+  readonly recorder: Recorder;
+  readonly onCommitted: (step: number, loss: number) => void;
+  readonly onNotDurable: (step: number, reason: string) => void;
+}
+
+/** The scheduler's side. */
+export class TaskServer {
+  /** All workers have been told that the run is over. */
+  readonly ended: Promise<void>;
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #init: TaskServerInit;
+  readonly #machine: Scheduler;
+  readonly #links = new Map<number, Link>();
+  readonly #over = new Set<number>();
+  testAccuracy: number | null = null;
+  layerDigests: Readonly<Record<string, string>> = {};
+
+  constructor(init: TaskServerInit) {
+    this.#init = init;
+    this.#machine = new Scheduler(init.scheduler);
+    this.ended = this.#ended.promise;
+  }
+
+  async accept(stream: ByteStream): Promise<void> {
+    const { job, scheduler } = this.#init;
+    let worker = -1;
+    const link = await acceptTalk(stream, (hello) => {
+      const number = hello["worker"];
+      const isWorker =
+        typeof number === "number" && Number.isInteger(number) && number >= 0 && number < scheduler.workers;
+      if (hello["job"] !== job || !isWorker) return "no worker of this job";
+      if (this.#links.has(number)) return `worker ${number} is here already`;
+      worker = number;
+      const hear = (telling: Telling, from: Link): void => {
+        this.#links.set(number, from);
+        this.#hear(number, telling);
+      };
+      return { schema: tellingSchema, from: `worker ${number}`, hear };
+    });
+    if (link !== undefined) this.#links.set(worker, link);
+  }
+
+  /** The run ends after the steps that have begun. */
+  requestStop(): void {
+    this.#drive({ kind: "stop" });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#links.values()].map((link) => link.close(GOODBYE_LIMIT_MS)));
+  }
+
+  #hear(worker: number, telling: Telling): void {
+    if (telling.kind === "ask") return this.#drive({ ...telling, worker });
+    if (telling.kind !== "pauseDone") return this.#drive(telling);
+    const { number, evaluated, layerDigests, notDurable } = telling;
+    const step = this.#machine.committed;
+    const { recorder, onNotDurable } = this.#init;
+    if (evaluated !== null) {
+      this.testAccuracy = evaluated.testAccuracy;
+      recorder.event("evaluated", nowMs(), { step, ...evaluated });
+    }
+    if (layerDigests !== null) {
+      this.layerDigests = layerDigests;
+      recorder.event(notDurable === null ? "checkpoint" : "notDurable", nowMs(), { step, reason: notDurable });
+    }
+    if (notDurable !== null) onNotDurable(step, notDurable);
+    this.#drive({ kind: "pauseDone", number });
+  }
+
+  #drive(input: SchedulerInput): void {
+    for (const output of this.#machine.handle(input)) {
+      if (output.kind === "committed") {
+        this.#init.recorder.committed(output.step, output.loss, nowMs());
+        this.#init.onCommitted(output.step, output.loss);
+        continue;
+      }
+      const { worker, number, task } = output;
+      tell(this.#links.get(worker), { number, task });
+      if (task.kind === "end") this.#over.add(worker);
+    }
+    if (this.#over.size === this.#init.scheduler.workers) this.#ended.resolve();
+  }
+}

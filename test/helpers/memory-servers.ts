@@ -1,0 +1,61 @@
+/** @file A whole parameter server in this process, over the memory transport: manager, task scheduler, servers, workers. Every wait is bounded. */
+import { joinParameterServer, manageParameterServer, type PsRole } from "../../baseline-ps/index.ts";
+import type { Settings } from "../../src/config/settings.ts";
+import type { RunFolder } from "../../src/metrics/run-folder.ts";
+import { MemoryNetwork } from "../../src/net/memory.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
+
+export interface ServersOptions {
+  readonly firstStep?: number;
+  readonly onCommitted?: (step: number, stop: () => void) => void;
+  /** Kills or hinders a process when it joins. */
+  readonly onTransport?: (role: PsRole, transport: Transport) => void;
+}
+
+export async function runServers(
+  settings: Settings,
+  folder: RunFolder,
+  options: ServersOptions = {},
+): Promise<Outcome> {
+  const network = new MemoryNetwork();
+  const transports: Transport[] = [];
+  const create = (name: string): Transport => {
+    const transport = network.join(name);
+    transports.push(transport);
+    return transport;
+  };
+  const manager = create("manager");
+  const data = dataOf(settings);
+  const managing = manageParameterServer({
+    ...{ job: "00c0ffee00c0ffee", settings, dataSha256: data.sha256, firstStep: options.firstStep ?? 0, folder },
+    ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
+  });
+  managing.catch(() => {});
+  const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
+    Array.from({ length: count }, (_, index) => ({ kind, index }));
+  const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
+  let stop = (): void => {};
+  const joining = all.map((role) => {
+    const transport = create(`${role.kind}-${role.index}`);
+    options.onTransport?.(role, transport);
+    return joinParameterServer({
+      ...{ role, manager: manager.addresses, transport, engine: settings.engine, folder },
+      data: () => Promise.resolve(data),
+      events: {
+        onReady: (tasks) => (stop = () => tasks.requestStop()),
+        onCommitted: (step) => options.onCommitted?.(step, stop),
+        onNotDurable: () => {},
+      },
+    });
+  });
+  for (const each of joining) each.catch(() => {});
+  try {
+    const summary = await soon(managing, "the run");
+    await soon(Promise.all(joining), "the end");
+    return { summary, losses: lossesOf(folder) };
+  } finally {
+    await Promise.all(transports.map((transport) => transport.close()));
+    await Promise.allSettled(joining);
+  }
+}
