@@ -9,11 +9,13 @@ import type { OperationTimes } from "../../src/runtime/compute-operations.ts";
 import type { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import { evaluationCount, type Feeder } from "../../src/runtime/feeder.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
+import { POOL_PLACES } from "../../src/nn/layout.ts";
 import { NotFiniteError } from "../../src/types/errors.ts";
 import { type Consistency, lagOf, leastVersion } from "../core/consistency.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
 import type { KeyClient } from "./key-client.ts";
+import { LayerParameters } from "./layer-parameters.ts";
 
 /** What a worker asks of its task scheduler. */
 export interface TaskSource {
@@ -49,27 +51,21 @@ export interface WorkerInit {
 
 type Train = Extract<Task, { kind: "train" }>;
 
-/** Of a pull that is under way or over: from which version on it may be used. */
-interface Pulled {
-  readonly leastVersion: number;
-  /** Resolves with the version when the parameters are here. */
-  readonly arrived: Promise<number>;
-}
-
 export class PsWorker {
   /** How many tasks had parameters that lagged by so many steps. */
   readonly lags: number[] = [];
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
-  readonly #pulled = new Map<number, Pulled>();
-  /** Newest push of each layer: its gradient's memory is the client's until it has left. */
-  readonly #pushed = new Map<number, number>();
+  readonly #parameters: LayerParameters;
+  /** Newest push out of each place of gradients, whose memory is the client's until it has left. */
+  readonly #leaving = new Map<number, number>();
   readonly #ends: Promise<void>[] = [];
   #failure: unknown;
 
   constructor(init: WorkerInit) {
     this.#init = init;
     this.#layers = init.keys.map((_, layer) => layer);
+    this.#parameters = new LayerParameters(init, this.#places);
   }
 
   /** To the end of the run. */
@@ -84,117 +80,113 @@ export class PsWorker {
   }
 
   async #share(task: Train): Promise<void> {
-    const { clockwork, overlaps, tasks, consistency } = this.#init;
+    const { clockwork, tasks, consistency, client } = this.#init;
     const { step, share, from, to } = task;
     clockwork.stepStarted(step);
-    const least = leastVersion(consistency, step);
-    for (const layer of this.#layers) this.#pull(layer, least);
-    if (!overlaps) for (const layer of this.#layers) await this.#arrived(layer);
+    this.#parameters.begin(leastVersion(consistency, step));
     const losses: number[] = [];
-    let version = Infinity;
+    const pushes: number[] = [];
     for (let microBatch = from; microBatch < to; microBatch += 1) {
-      const isLast = microBatch === to - 1;
-      version = Math.min(version, await this.#forward(step, microBatch, losses));
-      if (isLast) tasks.losses(step, share, losses);
-      await this.#backward(task, microBatch, isLast);
+      await this.#forward(step, microBatch, losses);
+      if (microBatch === to - 1) tasks.losses(step, share, losses);
+      pushes.push(...(await this.#backward(task, microBatch)));
     }
-    const lag = lagOf(step, version);
+    const lag = lagOf(step, this.#parameters.version);
     this.lags[lag] = (this.lags[lag] ?? 0) + 1;
-    const pushes = [...this.#pushed.values()];
-    this.#ends.push(
-      Promise.all(pushes.map((timestamp) => this.#init.client.wait(timestamp))).then(
-        () => tasks.done(step, share),
-        (error: unknown) => void (this.#failure ??= error),
-      ),
-    );
+    const applied = Promise.all(pushes.map((timestamp) => client.wait(timestamp)));
+    const failed = (error: unknown): void => void (this.#failure ??= error);
+    this.#ends.push(applied.then(() => tasks.done(step, share), failed));
     clockwork.stepEnded();
   }
 
-  /** Returns the least version of the parameters. */
-  async #forward(step: number, microBatch: number, losses: number[]): Promise<number> {
-    const { compute, clockwork, feeder } = this.#init;
+  async #forward(step: number, microBatch: number, losses: number[]): Promise<void> {
+    const { compute, clockwork, feeder, overlaps } = this.#init;
     feeder.fillTraining(compute.memory, compute.slot, step, microBatch);
-    let version = Infinity;
+    await this.#parameters.ahead(overlaps);
     for (const layer of this.#layers) {
-      version = Math.min(version, await this.#arrived(layer));
+      await this.#parameters.arrived(layer);
       const forward = await clockwork.timed(() => compute.forward(layer));
       this.#note("F", step, microBatch, forward);
-      const { notFiniteLayer, loss } = forward;
-      if (notFiniteLayer >= 0) throw notFinite(step, notFiniteLayer);
-      if (layer === this.#layers.length - 1) losses.push(loss);
+      if (forward.notFiniteLayer >= 0) throw notFinite(step, forward.notFiniteLayer);
+      if (layer === this.#layers.length - 1) losses.push(forward.loss);
+      if (overlaps) this.#parameters.want(layer + this.#places);
     }
-    return version;
   }
 
-  async #backward(task: Train, microBatch: number, isLast: boolean): Promise<void> {
+  /** Returns the pushes' timestamps, after the share's last micro-batch. */
+  async #backward(task: Train, microBatch: number): Promise<readonly number[]> {
     const { compute, clockwork, overlaps, client } = this.#init;
+    const isLast = microBatch === task.to - 1;
+    const pushes: number[] = [];
     for (const layer of this.#layers.toReversed()) {
+      // Nothing is sent below the first layer: it needs no parameters here.
+      if (layer > 0) await this.#parameters.arrived(layer);
       this.#note("B", task.step, microBatch, await clockwork.timed(() => compute.backwardInput(layer)));
+      if (overlaps && layer > this.#places) this.#parameters.want(layer - this.#places);
       await this.#gradientIsFree(layer);
       this.#note("W", task.step, microBatch, await clockwork.timed(() => compute.backwardWeight(layer)));
-      if (!isLast || !overlaps) continue;
-      this.#push(task, layer);
+      if (isLast && (overlaps || this.#isPooled)) pushes.push(this.#push(task, layer));
+      if (isLast && !overlaps && this.#isPooled) await client.sent(pushes.at(-1)!);
     }
-    if (!isLast || overlaps) return;
-    for (const layer of this.#layers.toReversed()) this.#push(task, layer);
-    for (const timestamp of this.#pushed.values()) await client.sent(timestamp);
+    if (!isLast || overlaps || this.#isPooled) return pushes;
+    for (const layer of this.#layers.toReversed()) pushes.push(this.#push(task, layer));
+    for (const timestamp of pushes) await client.sent(timestamp);
+    return pushes;
+  }
+
+  /** Layers whose parameters, and whose gradients, are here at once. */
+  get #places(): number {
+    return this.#init.settings.workerHolds === "model" ? this.#init.keys.length : POOL_PLACES;
+  }
+
+  get #isPooled(): boolean {
+    return this.#places < this.#init.keys.length;
+  }
+
+  /** When what was pushed out of its place has left, a gradient is set to zero, once. */
+  async #gradientIsFree(layer: number): Promise<void> {
+    const { client, compute } = this.#init;
+    const timestamp = this.#leaving.get(layer % this.#places);
+    if (timestamp === undefined) return;
+    await client.sent(timestamp);
+    this.#leaving.delete(layer % this.#places);
+    compute.clearGradient(layer);
+  }
+
+  #push({ step, share }: Train, layer: number): number {
+    const { client, compute, keys, overlaps, consistency } = this.#init;
+    const timestamp = client.push(keys[layer]!, compute.gradient(layer), { step, share });
+    this.#leaving.set(layer % this.#places, timestamp);
+    this.#parameters.drop(layer);
+    // The worker's next share is of the next step, or of a later one: older parameters are of no use to it.
+    const next = leastVersion(consistency, step + 1);
+    if (overlaps && layer < this.#places) this.#parameters.want(layer, next);
+    return timestamp;
   }
 
   #note(kind: "F" | "B" | "W", step: number, microBatch: number, { startMs, endMs }: OperationTimes): void {
     this.#init.timeline.add({ kind, step, lap: 0, microBatch, startMs, endMs, bytes: 0 });
   }
 
-  /** After the push of the step before has left, its gradient is set to zero, once. */
-  async #gradientIsFree(layer: number): Promise<void> {
-    const { client, compute } = this.#init;
-    const timestamp = this.#pushed.get(layer);
-    if (timestamp === undefined) return;
-    await client.sent(timestamp);
-    this.#pushed.delete(layer);
-    compute.clearGradient(layer);
-  }
-
-  #push({ step, share }: Train, layer: number): void {
-    const { client, compute, keys, overlaps, consistency } = this.#init;
-    const timestamp = client.push(keys[layer]!, compute.gradient(layer), { step, share });
-    this.#pushed.set(layer, timestamp);
-    this.#pulled.delete(layer);
-    // The worker's next share is of the next step, or of a later one: older parameters are of no use to it.
-    if (overlaps) this.#pull(layer, leastVersion(consistency, step + 1));
-  }
-
-  /** Asks for parameters of the layer, which nobody uses now, unless they are here or asked for. */
-  #pull(layer: number, least: number): void {
-    const { client, compute, keys } = this.#init;
-    if ((this.#pulled.get(layer)?.leastVersion ?? -1) >= least) return;
-    const timestamp = client.pull(keys[layer]!, compute.parameters(layer), { leastVersion: least });
-    const arrived = client.wait(timestamp);
-    // Whoever uses the layer hears of it.
-    arrived.catch(() => {});
-    this.#pulled.set(layer, { leastVersion: least, arrived });
-  }
-
-  #arrived(layer: number): Promise<number> {
-    return this.#pulled.get(layer)!.arrived;
-  }
-
   /** Nobody trains, and every push is applied. */
   async #pause({ step, evaluates, saves }: Extract<Task, { kind: "pause" }>): Promise<void> {
-    for (const layer of this.#layers) this.#pull(layer, step);
-    for (const layer of this.#layers) await this.#arrived(layer);
+    this.#parameters.begin(step);
     const evaluated = evaluates ? await this.#evaluate() : null;
     const saved = saves ? await this.#init.save(step) : { layerDigests: null, notDurable: null };
     this.#init.tasks.pauseDone({ evaluated, ...saved });
   }
 
-  async #evaluate(): Promise<{ readonly testAccuracy: number; readonly testLoss: number }> {
+  async #evaluate(): Promise<PauseOutcome["evaluated"]> {
     const { compute, feeder, settings } = this.#init;
     const { count } = feeder.data.test;
     let [correct, lossSum] = [0, 0];
     for (let index = 0; index < evaluationCount(count, settings.batch / settings.microBatches); index += 1) {
       feeder.fillEvaluation(compute.memory, compute.slot, index);
+      await this.#parameters.ahead(true);
       for (const layer of this.#layers) {
+        await this.#parameters.arrived(layer);
         const result = await compute.evaluate(layer);
+        this.#parameters.want(layer + this.#places);
         if (layer < this.#layers.length - 1) continue;
         correct += result.correct;
         lossSum += result.loss;

@@ -1,0 +1,78 @@
+/**
+ * @file The parameters that a worker has pulled or asked for, layer by layer. Where it has fewer places than layers, those of one place follow each
+ * other: a layer is pulled into its place when the layer there is not needed any more, which the caller knows.
+ */
+import { defined } from "../../src/types/assert.ts";
+import type { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
+import type { KeyRange } from "../core/ranges.ts";
+import type { KeyClient } from "./key-client.ts";
+
+export interface LayerParametersInit {
+  readonly compute: Pick<LayerwiseCompute, "parameters">;
+  readonly keys: readonly KeyRange[];
+  readonly client: Pick<KeyClient, "pull" | "wait">;
+}
+
+interface Pulled {
+  readonly layer: number;
+  readonly leastVersion: number;
+  /** Resolves with the version when the parameters are here. */
+  readonly arrived: Promise<number>;
+}
+
+export class LayerParameters {
+  readonly #init: LayerParametersInit;
+  readonly #places: number;
+  /** By place. */
+  readonly #pulled = new Map<number, Pulled>();
+  #least = 0;
+  /** The least that was used since `begin`. */
+  version = Infinity;
+
+  /** @param places layers whose parameters are here at once: layer i is in place `i % places` */
+  constructor(init: LayerParametersInit, places: number) {
+    this.#init = init;
+    this.#places = places;
+  }
+
+  /** What is wanted from now on is of this version at least. */
+  begin(leastVersion: number): void {
+    this.#least = leastVersion;
+    this.version = Infinity;
+  }
+
+  /** Asks for as many layers as there are places, from the first on. @param isAll false: for those of a whole model only, and waits for them */
+  async ahead(overlaps: boolean): Promise<void> {
+    const isWhole = this.#places >= this.#init.keys.length;
+    if (!overlaps && !isWhole) return;
+    for (let layer = 0; layer < this.#places; layer += 1) this.want(layer);
+    if (overlaps) return;
+    for (const layer of this.#init.keys.keys()) await this.arrived(layer);
+  }
+
+  /** Asks for a layer, unless it is here or asked for; nobody uses its place. Of a layer that is none it does nothing. */
+  want(layer: number, leastVersion = this.#least): void {
+    const { client, compute, keys } = this.#init;
+    const range = keys[layer];
+    if (range === undefined) return;
+    const place = layer % this.#places;
+    const there = this.#pulled.get(place);
+    if (there?.layer === layer && there.leastVersion >= leastVersion) return;
+    const arrived = client.wait(client.pull(range, compute.parameters(layer), { leastVersion }));
+    // Whoever uses the layer hears of it.
+    arrived.catch(() => {});
+    this.#pulled.set(place, { layer, leastVersion, arrived });
+  }
+
+  /** They are not used any more. */
+  drop(layer: number): void {
+    if (this.#pulled.get(layer % this.#places)?.layer === layer) this.#pulled.delete(layer % this.#places);
+  }
+
+  /** Resolves when the layer is in its place. */
+  async arrived(layer: number): Promise<void> {
+    this.want(layer);
+    const { arrived } = defined(this.#pulled.get(layer % this.#places), "it was asked for");
+    this.version = Math.min(this.version, await arrived);
+  }
+}
