@@ -22,6 +22,14 @@ import { runScheduler, runServer, runWorker, type SchedulerEvents } from "./runt
 export type { PsJob, PsRole } from "./runtime/messages.ts";
 export { divideKeys } from "./core/key-map.ts";
 
+/** What a process takes before it holds any of the model. */
+const BASE_BYTES = 180 * 2 ** 20;
+
+/** Bytes of a server with so many keys: parameters, states, sums of as many steps as may be open, a push of another worker on its way. */
+export function serverBytes(keys: number, states: number, tau: number): number {
+  return BASE_BYTES + 4 * keys * (1 + states + (tau + 1) + 1);
+}
+
 export interface ManageInit extends ManagerInit {
   readonly folder: RunFolder;
 }
@@ -51,6 +59,7 @@ export interface JoinInit {
   readonly transport: Transport;
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
+  readonly onJob?: (job: PsJob) => void;
   /** A worker's. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
@@ -63,6 +72,7 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
   const member = await Member.join(transport, manager, role, chooseEngines(engine).ids);
   try {
     const job = await member.job;
+    init.onJob?.(job);
     const shaped = shape(transport, job);
     const lateness = (): Lateness | null => shaped?.lateness ?? null;
     const given = { job, index: role.index, transport: shaped ?? transport, lateness, member, folder };

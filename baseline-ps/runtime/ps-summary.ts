@@ -12,9 +12,9 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
   const [first, ...others] = nodes;
   const whole: NodeReport[] = [{ ...first!, layerDigests: run.layerDigests }, ...others];
   const facts = {
-    ...{ settings, engine, firstStep, losses: run.losses, testAccuracy: run.testAccuracy },
+    ...{ settings, engine: engine.split(":")[0]!, firstStep, losses: run.losses, testAccuracy: run.testAccuracy },
     parameters: parseModel(settings.model).parameters,
-    ...{ idleTheory: 0, idleFormula: idleFormula(nodes) },
+    ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
   };
   const { servers, coLocate, consistency, tau, workerHolds, overlap } = settings;
   return {

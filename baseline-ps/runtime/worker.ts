@@ -11,7 +11,7 @@ import { evaluationCount, type Feeder } from "../../src/runtime/feeder.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { POOL_PLACES } from "../../src/nn/layout.ts";
 import { NotFiniteError } from "../../src/types/errors.ts";
-import { type Consistency, lagOf, leastVersion } from "../core/consistency.ts";
+import { type Consistency, lagOf, leastVersion, rulesOf } from "../core/consistency.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
 import type { KeyClient } from "./key-client.ts";
@@ -60,6 +60,9 @@ export class PsWorker {
   /** Newest push out of each place of gradients, whose memory is the client's until it has left. */
   readonly #leaving = new Map<number, number>();
   readonly #ends: Promise<void>[] = [];
+  #next: Promise<Task> = Promise.resolve({ kind: "end" });
+  /** As far as it is known. */
+  #nextStep: number | undefined;
   #failure: unknown;
 
   constructor(init: WorkerInit) {
@@ -70,13 +73,23 @@ export class PsWorker {
 
   /** To the end of the run. */
   async train(): Promise<void> {
-    const { tasks } = this.#init;
-    for (let task = await tasks.next(); task.kind !== "end"; task = await tasks.next()) {
+    this.#ask();
+    for (let task = await this.#next; task.kind !== "end"; task = await this.#next) {
       if (task.kind === "train") await this.#share(task);
       else await this.#pause(task);
     }
     await Promise.all(this.#ends);
     if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  #ask(): void {
+    const next = this.#init.tasks.next();
+    this.#next = next;
+    this.#nextStep = undefined;
+    next.then(
+      (task) => (this.#nextStep = task.kind === "train" ? task.step : undefined),
+      () => {},
+    );
   }
 
   async #share(task: Train): Promise<void> {
@@ -88,7 +101,12 @@ export class PsWorker {
     const pushes: number[] = [];
     for (let microBatch = from; microBatch < to; microBatch += 1) {
       await this.#forward(step, microBatch, losses);
-      if (microBatch === to - 1) tasks.losses(step, share, losses);
+      if (microBatch === to - 1) {
+        tasks.losses(step, share, losses);
+        // Known before this share ends, the next one costs no wait.
+        this.#ask();
+        if (this.#isFixed) this.#nextStep = step + 1;
+      }
       pushes.push(...(await this.#backward(task, microBatch)));
     }
     const lag = lagOf(step, this.#parameters.version);
@@ -139,6 +157,11 @@ export class PsWorker {
     return this.#init.settings.workerHolds === "model" ? this.#init.keys.length : POOL_PLACES;
   }
 
+  /** Its next share is of the next step, whatever the others do. */
+  get #isFixed(): boolean {
+    return rulesOf(this.#init.consistency.kind).assignment === "fixed";
+  }
+
   get #isPooled(): boolean {
     return this.#places < this.#init.keys.length;
   }
@@ -158,9 +181,8 @@ export class PsWorker {
     const timestamp = client.push(keys[layer]!, compute.gradient(layer), { step, share });
     this.#leaving.set(layer % this.#places, timestamp);
     this.#parameters.drop(layer);
-    // The worker's next share is of the next step, or of a later one: older parameters are of no use to it.
-    const next = leastVersion(consistency, step + 1);
-    if (overlaps && layer < this.#places) this.#parameters.want(layer, next);
+    const isWanted = overlaps && layer < this.#places && this.#nextStep !== undefined;
+    if (isWanted) this.#parameters.want(layer, leastVersion(consistency, this.#nextStep!));
     return timestamp;
   }
 
@@ -174,6 +196,7 @@ export class PsWorker {
     const evaluated = evaluates ? await this.#evaluate() : null;
     const saved = saves ? await this.#init.save(step) : { layerDigests: null, notDurable: null };
     this.#init.tasks.pauseDone({ evaluated, ...saved });
+    this.#ask();
   }
 
   async #evaluate(): Promise<PauseOutcome["evaluated"]> {

@@ -50,7 +50,6 @@ function addPlanCommand(program: Command): void {
   addTrainingFlags(plan, names)
     .option("--speed <speed>", "of every node's arithmetic (default: 20GFLOP/s)")
     .option("--memory <size>", "what a node may take: 512MiB (default: no limit)")
-    .option("--servers <count>", "of the parameter server, among the nodes (default: 1)")
     .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
     .option("--json", "every number as JSON")
     .addHelpText(

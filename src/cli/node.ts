@@ -3,11 +3,12 @@
  * parent may die: the node finishes the run, or ends with it, as `--orphans` says.
  */
 import { NodeProcess, type NodeEvent, type NodeProcessInit } from "./run-node.ts";
+import { PsProcess, type PsProcessInit } from "./ps-process.ts";
 import type { ToldError } from "./failure.ts";
 import { ExitCode } from "../types/errors.ts";
 
 export type ParentMessage =
-  | { readonly kind: "init"; readonly init: NodeProcessInit; readonly orphans: "finish" | "end" }
+  | { readonly kind: "init"; readonly init: NodeProcessInit | PsProcessInit; readonly orphans: "finish" | "end" }
   | { readonly kind: "stop" };
 
 /** Progress goes to the parent at most this often. */
@@ -15,7 +16,7 @@ const COMMITTED_INTERVAL_MS = 50;
 
 export async function runNodeCommand(): Promise<void> {
   const first = Promise.withResolvers<Extract<ParentMessage, { kind: "init" }>>();
-  let node: NodeProcess | undefined;
+  let node: NodeProcess | PsProcess | undefined;
   let isStopWanted = false;
   // It may come with the very first message, before there is a node.
   const stop = (): void => {
@@ -32,7 +33,8 @@ export async function runNodeCommand(): Promise<void> {
   });
   // A user may end one node with a signal: the ring then stops in order.
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
-  node = new NodeProcess(init, throttled(tellParent));
+  const emit = throttled(tellParent);
+  node = "system" in init ? new PsProcess(init, emit) : new NodeProcess(init, emit);
   if (isStopWanted) node.requestStop();
   process.on("uncaughtException", (error) => void exitWith(node?.fail(error)));
   await exitWith(await node.run());

@@ -15,7 +15,6 @@ type Options = Readonly<Record<string, unknown>>;
 
 const SPEED_DEFAULT = "20GFLOP/s";
 const LINK_DEFAULT = "1gbit,0.2ms";
-const SERVERS_MAX = 1024;
 
 export async function plan(options: Options): Promise<number> {
   const settings = parseSettings({ ...givenValues(options), system: "ring" });
@@ -30,7 +29,7 @@ export async function plan(options: Options): Promise<number> {
     ...{ batch, microBatches, optimizer, nodes, laps, replicas },
     model: parseModel(model),
     kernels: loadKernels(engine === "auto" ? "wasm" : engine, new EngineMemory(0).memory),
-    servers: serversOf(textOf(options["servers"])),
+    servers: settings.servers,
     flopsPerMs: 1e6 * speedOf(given.speed ?? SPEED_DEFAULT),
     link: { rateBytesPerMs: link.rateBytesPerMs ?? Infinity, latencyMs: link.latencyMs },
     updates: UPDATES,
@@ -97,14 +96,4 @@ function memoryOf(text: string): number {
       { cause },
     );
   }
-}
-
-function serversOf(text: string | null): number {
-  if (text === null) return 1;
-  const count = Number(text);
-  if (/^\d+$/.test(text) && count >= 1 && count <= SERVERS_MAX) return count;
-  throw new UsageError(
-    `--servers ${JSON.stringify(text)}: a whole number from 1 to ${SERVERS_MAX} is needed`,
-    "write for example --servers 2",
-  );
 }

@@ -2,12 +2,15 @@
 import { join } from "node:path";
 import { parseModel } from "../nn/spec.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
+import { divideKeys, serverBytes } from "../../baseline-ps/index.ts";
+import { parseMemoryLimit } from "../config/emulation.ts";
 import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../config/settings.ts";
 import { nowMs } from "../runtime/clock.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { forkRun } from "./fork.ts";
 import { launchRing } from "./launcher.ts";
+import { launchParameterServer } from "./ps-launcher.ts";
 import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
 import { refuseRunning, resumedSettings } from "./resume.ts";
@@ -15,13 +18,15 @@ import { trainSerial } from "./serial.ts";
 import { printSummary } from "./print-summary.ts";
 import { givenValues } from "./training-flags.ts";
 
+const SYSTEMS = { ring: launchRing, ps: launchParameterServer, serial: trainSerial } as const;
+
 type Options = Readonly<Record<string, unknown>>;
 
 export async function train(options: Options): Promise<number> {
   const progress = new Progress(options["quiet"] === true);
   const request = await requestOf(options, progress);
   const { settings, out } = request;
-  const result = await (settings.system === "serial" ? trainSerial(request, progress) : launchRing(request, progress));
+  const result = await SYSTEMS[settings.system](request, progress);
   progress.end();
   printSummary(result.summary, out, options["json"] === true);
   return result.interrupted ? ExitCode.interrupted : ExitCode.done;
@@ -76,8 +81,9 @@ function localCount(value: string | null, nodes: number): number {
 
 /** What can be known to be wrong before any process starts. */
 function checkModel(settings: Settings): void {
-  const { layers } = parseModel(settings.model);
+  const { layers, parameters } = parseModel(settings.model);
   parseOptimizer(settings.optimizer);
+  if (settings.system === "ps") checkServers(settings, parameters);
   if (settings.system !== "ring") return;
   const { nodes } = settings;
   checkSchedule(shapeOf(settings, nodes), CAN_SPLIT);
@@ -85,6 +91,20 @@ function checkModel(settings: Settings): void {
   const cut = firstCut(settings, members);
   if (settings.memoryLimit === null) return;
   for (let node = 0; node < nodes; node += 1) planNode(settings, "wasm", cut, nodes, node);
+}
+
+/** Keys for each server, and room for them. */
+function checkServers({ servers, optimizer, tau, memoryLimit }: Settings, parameters: number): void {
+  const { shards } = divideKeys(parameters, servers);
+  if (memoryLimit === null) return;
+  const largest = Math.max(...shards.map(({ start, end }) => end - start));
+  const neededBytes = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  if (neededBytes <= parseMemoryLimit(memoryLimit)) return;
+  const needed = `${Math.ceil(neededBytes / 2 ** 20)}MiB`;
+  throw new UsageError(
+    `--memory-limit ${memoryLimit}: a server's shard of ${largest} parameters needs ${needed}`,
+    `use --memory-limit ${needed} or more, or more servers`,
+  );
 }
 
 function defaultOut({ system, nodes, name }: Settings): string {

@@ -1,5 +1,6 @@
 /** @file A parameter server trains: in bsp with the bits of one process, whatever the servers and workers; else within its bounds. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { newestCheckpoint } from "../../src/runtime/checkpoint.ts";
 import { bits, type Outcome, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
 import { runServers } from "../helpers/memory-servers.ts";
 
@@ -40,4 +41,101 @@ describe("bsp with one micro-batch a worker has the bits of one process", () => 
     },
     LIMIT_MS,
   );
+});
+
+describe("more micro-batches than workers", () => {
+  test("losses are those of one process within 1e-5", async () => {
+    const changes = { microBatches: 6, steps: 8 };
+    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, ...changes }), scratch.folder());
+    const { losses } = await runServers(psSettings({ nodes: 3, servers: 2, ...changes }), scratch.folder());
+    expect(losses).toHaveLength(8);
+    for (const [step, loss] of losses.entries()) {
+      expect(Math.abs(loss - serial.losses[step]!) / serial.losses[step]!, `step ${step}`).toBeLessThan(1e-5);
+    }
+  });
+});
+
+describe("with a straggler", () => {
+  /** The first worker is five times slower; a share takes the others a few milliseconds. */
+  const SLOW = { pace: "0.00004,0.0002,0.0002,0.0002GFLOP/s", nodes: 4, servers: 2, optimizer: "sgd" } as const;
+  const STEPS = 12;
+
+  test.each([0, 1, 2, 4, 8, 16])(
+    "no parameters lag by more than %i",
+    async (tau) => {
+      const settings = psSettings({ ...SLOW, consistency: "bounded", tau, steps: STEPS });
+      const { summary, losses } = await runServers(settings, scratch.folder());
+      const histogram = summary["lagHistogram"] as readonly number[];
+      expect(histogram.length).toBeLessThanOrEqual(tau + 1);
+      expect(histogram.reduce((sum, count) => sum + count, 0)).toBe(4 * STEPS);
+      expect(losses).toHaveLength(STEPS);
+      expect(losses.at(-1)).toBeLessThan(losses[0]!);
+    },
+    LIMIT_MS,
+  );
+
+  test.each([
+    ["ssp", 2],
+    ["async", undefined],
+  ])(
+    "%s trains to the end",
+    async (consistency, tau) => {
+      const settings = psSettings({ ...SLOW, consistency, tau, steps: STEPS });
+      const { summary, losses } = await runServers(settings, scratch.folder());
+      const histogram = summary["lagHistogram"] as readonly number[];
+      expect(histogram.reduce((sum, count) => sum + count, 0)).toBe(4 * STEPS);
+      if (tau !== undefined) expect(histogram.length).toBeLessThanOrEqual(tau + 1);
+      expect(losses.at(-1)).toBeLessThan(losses[0]!);
+    },
+    LIMIT_MS,
+  );
+});
+
+describe("the run's end", () => {
+  test("comes after the first loss that is low enough, with the bits of one process", async () => {
+    const changes = { microBatches: 2, steps: 60, stopAtLoss: 1, lr: 0.05 };
+    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, ...changes }), scratch.folder());
+    const ended = await runServers(psSettings({ nodes: 2, servers: 2, ...changes }), scratch.folder());
+    expect(serial.losses.length).toBeLessThan(60);
+    expect(bits(ended)).toEqual(bits(serial));
+  });
+
+  test("comes when the user wants it, after the steps that have begun, and another run goes on from there", async () => {
+    const changes = { microBatches: 2, steps: 40, checkpointEvery: 7, validateEvery: 5 };
+    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, ...changes }), scratch.folder());
+    const folder = scratch.folder();
+    const settings = psSettings({ nodes: 2, servers: 3, ...changes });
+    const begun = await runServers(settings, folder, { onCommitted: (step, stop) => step === 10 && stop() });
+    expect(begun.losses.length).toBeGreaterThan(10);
+    expect(begun.losses.length).toBeLessThan(40);
+    expect(begun.losses).toEqual(serial.losses.slice(0, begun.losses.length));
+    const resumed = await runServers(psSettings({ nodes: 2, servers: 1, ...changes }), folder, {
+      firstStep: newestCheckpoint(folder, console.warn).manifest.step,
+    });
+    expect(bits(resumed)).toEqual(bits(serial));
+  });
+
+  test.each(["worker", "server", "scheduler"] as const)("a %s that is gone ends the run, by its name", async (kind) => {
+    const running = runServers(psSettings({ nodes: 2, servers: 2, microBatches: 2, steps: 10_000 }), scratch.folder(), {
+      onTransport: (role, transport) => {
+        if (role.kind === kind && role.index === 0) setTimeout(() => void transport.close(), 1_000).unref();
+      },
+    });
+    await expect(running).rejects.toThrow(new RegExp(`${kind}( 0)? is gone`));
+  });
+
+  test("numbers that are not finite end the run", async () => {
+    const running = runServers(
+      psSettings({
+        nodes: 2,
+        microBatches: 2,
+        lr: 900,
+        optimizer: "momentum",
+        model: "mlp:6-9-5-7-4,activation=gelu",
+        steps: 500,
+      }),
+      scratch.folder(),
+    );
+    await expect(running).rejects.toThrow("not finite");
+  });
 });

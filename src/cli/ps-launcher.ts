@@ -1,0 +1,162 @@
+/**
+ * @file Starts the processes of a parameter server on this machine and watches them: first the manager, which says where it listens, then the
+ * others. A process that dies ends the run, by its name.
+ */
+import { join } from "node:path";
+import type { PsRole } from "../../baseline-ps/index.ts";
+import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
+import { ToldFailure, type ToldError } from "./failure.ts";
+import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
+import type { Progress } from "./progress.ts";
+import type { PsProcessInit } from "./ps-process.ts";
+import type { NodeEvent } from "./run-node.ts";
+import type { RunRequest, RunResult } from "./run-request.ts";
+
+/** How long the others may take to end after the run has failed. */
+const END_LIMIT_MS = 5_000;
+
+interface Child {
+  readonly name: string;
+  readonly process: LocalProcess;
+  readonly exited: Promise<void>;
+  end: ProcessEnd | undefined;
+}
+
+export function launchParameterServer(request: RunRequest, progress: Progress): Promise<RunResult> {
+  return new PsLauncher(request, progress).run();
+}
+
+class PsLauncher {
+  readonly #request: RunRequest;
+  readonly #progress: Progress;
+  readonly #children: Child[] = [];
+  readonly #failures: ToldError[] = [];
+  #summary: Record<string, unknown> | undefined;
+  #firstDead: Child | undefined;
+  #hasJob = false;
+  #interrupts = 0;
+
+  constructor(request: RunRequest, progress: Progress) {
+    this.#request = request;
+    this.#progress = progress;
+  }
+
+  async run(): Promise<RunResult> {
+    const onSignal = (): void => this.#interrupt();
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, onSignal);
+    try {
+      const { force, resume } = this.#request;
+      this.#start("server manager", { kind: "manager", force, resume });
+      // The list grows when the manager says where it listens.
+      for (let index = 0; index < this.#children.length; index += 1) await this.#children[index]!.exited;
+      return this.#result();
+    } finally {
+      for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, onSignal);
+      for (const child of this.#children) if (child.end === undefined) child.process.kill("SIGKILL");
+    }
+  }
+
+  #start(name: string, role: PsProcessInit["role"]): void {
+    const { settings, out } = this.#request;
+    const exited = Promise.withResolvers<void>();
+    const init: PsProcessInit = { system: "ps", settings, out, role };
+    const child: Child = {
+      name,
+      process: startProcess(
+        { kind: "init", init, orphans: settings.orphans },
+        {
+          heard: (event) => this.#hear(event),
+          ended: (end) => {
+            child.end = end;
+            if (end.kind !== "exited" || end.code !== ExitCode.done) this.#died(child);
+            exited.resolve();
+          },
+        },
+      ),
+      exited: exited.promise,
+      end: undefined,
+    };
+    this.#children.push(child);
+  }
+
+  #startMembers(manager: readonly string[]): void {
+    const { servers, nodes } = this.#request.settings;
+    const start = (kind: PsRole["kind"], count: number): void => {
+      for (let index = 0; index < count; index += 1) {
+        this.#start(`${kind} ${index}`, { kind: "member", member: { kind, index }, manager });
+      }
+    };
+    start("scheduler", 1);
+    start("server", servers);
+    start("worker", nodes);
+  }
+
+  #hear(event: NodeEvent): void {
+    const { settings, out } = this.#request;
+    switch (event.kind) {
+      case "listening":
+        return this.#startMembers(event.addresses);
+      case "present":
+        return this.#progress.waiting(`${event.present} of ${event.size} processes are here`);
+      case "formed": {
+        this.#hasJob = true;
+        const what = `${settings.nodes} workers, ${settings.servers} ${settings.servers === 1 ? "server" : "servers"}`;
+        const where = `results in ${out}, logs in ${join(out, "logs")}`;
+        return this.#progress.say(`parameter server: ${what}, ${settings.consistency}, job ${event.job}; ${where}`);
+      }
+      case "committed":
+        return this.#progress.step(event.step, settings.steps, event.loss);
+      case "warning":
+        return this.#progress.say(event.text);
+      case "done":
+        this.#summary = event.summary;
+        return;
+      case "failed":
+        this.#failures.push(event.error);
+        return;
+      case "viewed":
+      case "left":
+        return;
+    }
+  }
+
+  /** The manager tells the others; who has not ended a little later is ended. */
+  #died(child: Child): void {
+    this.#firstDead ??= child;
+    const isAlone = !this.#hasJob;
+    for (const other of this.#children) {
+      if (other.end !== undefined) continue;
+      if (isAlone) other.process.kill("SIGTERM");
+      setTimeout(() => other.end ?? other.process.kill("SIGKILL"), END_LIMIT_MS).unref();
+    }
+  }
+
+  #interrupt(): void {
+    this.#interrupts += 1;
+    if (this.#interrupts > 1 || !this.#hasJob) {
+      for (const child of this.#children) child.process.kill("SIGKILL");
+      process.exit(ExitCode.interrupted);
+    }
+    this.#progress.say("interrupted: finishing the step and writing the results (once more ends at once)");
+    for (const { process: child } of this.#children) if (child.connected) child.send({ kind: "stop" });
+  }
+
+  #result(): RunResult {
+    if (this.#summary !== undefined && this.#failures.length === 0) {
+      return { summary: this.#summary, interrupted: this.#interrupts > 0 };
+    }
+    this.#progress.end();
+    const told = this.#failures.filter(({ name }) => name !== InterruptedError.name);
+    const dead = this.#firstDead;
+    const isKilled = dead !== undefined && (dead.end?.kind === "notStarted" || told.length === 0);
+    const unexpected = told.find(({ exitCode }) => exitCode === ExitCode.unexpected);
+    const cause = unexpected ?? (isKilled ? undefined : told[0]);
+    if (cause !== undefined) throw new ToldFailure(cause);
+    const how = dead?.end?.kind === "exited" ? (dead.end.signal ?? `exit code ${dead.end.code}`) : dead?.end?.reason;
+    const { out } = this.#request;
+    throw new NodeLostError(
+      `${dead?.name ?? "a process"} ended (${how}) before the run was done`,
+      `see ${join(out, "logs")}; start the run again, or go on with --resume ${out} where it has a checkpoint`,
+    );
+  }
+}

@@ -1,0 +1,189 @@
+/**
+ * @file One process of a parameter server: the manager, a server, a worker or the task scheduler. The manager opens the folder and brings the job;
+ * the others get it from there. Each answers at a local control socket.
+ */
+import { realpathSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { joinParameterServer, manageParameterServer, type PsJob, type PsRole } from "../../baseline-ps/index.ts";
+import { parseMemoryLimit } from "../config/emulation.ts";
+import type { Settings } from "../config/settings.ts";
+import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
+import { createLibp2pTransport } from "../net/libp2p.ts";
+import type { Transport } from "../net/transport.ts";
+import { nowMs } from "../runtime/clock.ts";
+import { checkSameData, loadJobData } from "../runtime/job-data.ts";
+import { controlSocket, entryFor, serveControl, type ControlRequest } from "../runtime/process-control.ts";
+import { describeEnvironment } from "../runtime/process-environment.ts";
+import { openLog, type Logger } from "../runtime/process-log.ts";
+import { watchMemory } from "../runtime/process-memory.ts";
+import { InterruptedError, NodeLostError } from "../types/errors.ts";
+import { tellError, type ToldError } from "./failure.ts";
+import { openRun } from "./open-run.ts";
+import { notDurableText } from "./progress.ts";
+import type { NodeEvent } from "./run-node.ts";
+
+export interface PsProcessInit {
+  readonly system: "ps";
+  readonly settings: Settings;
+  readonly out: string;
+  readonly role:
+    | { readonly kind: "manager"; readonly force: boolean; readonly resume: boolean }
+    | { readonly kind: "member"; readonly member: PsRole; readonly manager: readonly string[] };
+}
+
+const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
+
+export class PsProcess {
+  readonly #init: PsProcessInit;
+  readonly #emit: (event: NodeEvent) => void;
+  readonly #outgrown = Promise.withResolvers<never>();
+  readonly #stopped = Promise.withResolvers<never>();
+  #stop: (() => void) | undefined;
+  #log: Logger | undefined;
+  #transport: Transport | undefined;
+  #control: { close(): void } | undefined;
+  #step = 0;
+  #loss: number | null = null;
+
+  constructor(init: PsProcessInit, emit: (event: NodeEvent) => void) {
+    this.#init = init;
+    this.#emit = emit;
+    for (const { promise } of [this.#outgrown, this.#stopped]) promise.catch(() => {});
+  }
+
+  /** The task scheduler ends the run in order; the others end with it. The manager alone, before anybody trains, ends at once. */
+  requestStop(): void {
+    if (this.#stop !== undefined) this.#stop();
+    else if (this.#init.role.kind === "manager") {
+      this.#stopped.reject(new InterruptedError("interrupted before everybody was here", "start it again"));
+    }
+  }
+
+  async run(): Promise<ToldError | undefined> {
+    const { settings, role } = this.#init;
+    const { memoryLimit } = settings;
+    const unwatch =
+      memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#outgrow(bytes));
+    try {
+      const living = role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager);
+      await Promise.race([living, this.#outgrown.promise, this.#stopped.promise]);
+      return undefined;
+    } catch (error) {
+      return this.fail(error);
+    } finally {
+      unwatch();
+      this.#control?.close();
+      await this.#transport?.close();
+    }
+  }
+
+  fail(error: unknown): ToldError {
+    const told = tellError(error, this.#log === undefined ? undefined : `${this.#init.out}/logs`);
+    this.#log?.error({ error: told }, told.message);
+    this.#emit({ kind: "failed", error: told });
+    return told;
+  }
+
+  #outgrow(bytes: number): void {
+    const mebibytes = Math.ceil(bytes / 2 ** 20);
+    this.#outgrown.reject(
+      new NodeLostError(
+        `${this.#name} takes ${mebibytes} MiB, more than --memory-limit ${this.#init.settings.memoryLimit}`,
+        "allow more, use more servers, or let workers hold less (--worker-holds range)",
+      ),
+    );
+  }
+
+  get #name(): string {
+    const { role } = this.#init;
+    return role.kind === "manager" ? "server manager" : `${role.member.kind} ${role.member.index}`;
+  }
+
+  async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
+    const { settings, out } = this.#init;
+    if (!resume) RunFolder.check(out, force);
+    const data = await loadJobData(settings);
+    this.#transport = await createLibp2pTransport({ listen: LISTEN });
+    const warn = (text: string): void => this.#emit({ kind: "warning", text: `warning: ${text}` });
+    const { folder, firstStep } = openRun(settings, out, { force, resume }, data, warn);
+    this.#open(folder);
+    const job = randomBytes(8).toString("hex");
+    this.#emit({ kind: "listening", addresses: this.#transport.addresses });
+    const summary = await manageParameterServer({
+      ...{ job, settings, dataSha256: data.sha256, firstStep, transport: this.#transport, folder },
+      onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
+      onJob: (decided) => {
+        const environment = { ...describeEnvironment(decided.engine, settings), dataSha256: data.sha256 };
+        folder.writeJson(RUN_FILES.environment, environment);
+        folder.writeJson(RUN_FILES.job, { job, name: settings.name, control: controlSocket(job, "NODE") });
+        void this.#serve(decided, folder);
+        this.#emit({ kind: "formed", node: this.#node, job, steps: settings.steps, estimate: null });
+      },
+    });
+    this.#emit({ kind: "done", summary });
+  }
+
+  async #join(member: PsRole, manager: readonly string[]): Promise<void> {
+    const { settings, out } = this.#init;
+    const folder = this.#open(new RunFolder(out));
+    this.#transport = await createLibp2pTransport({ listen: LISTEN });
+    await joinParameterServer({
+      ...{ role: member, manager, transport: this.#transport, engine: settings.engine, folder },
+      onJob: (job) => void this.#serve(job, folder),
+      data: async () => {
+        const data = await loadJobData(settings);
+        checkSameData(folder, data, this.#name);
+        return data;
+      },
+      events: {
+        onReady: (tasks) => (this.#stop = () => tasks.requestStop()),
+        onCommitted: (step, loss) => {
+          [this.#step, this.#loss] = [step + 1, loss];
+          this.#emit({ kind: "committed", step, loss });
+        },
+        onNotDurable: (step, reason) => this.#emit({ kind: "warning", text: notDurableText(step, reason) }),
+      },
+    });
+    this.#emit({ kind: "left" });
+  }
+
+  #open(folder: RunFolder): RunFolder {
+    this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
+    this.#log.info({ pid: process.pid }, "starts");
+    return folder;
+  }
+
+  /** Workers first, then servers, as in `summary.json`; behind them those that hold nothing of the model. */
+  get #node(): number {
+    const { role, settings } = this.#init;
+    const { nodes, servers } = settings;
+    if (role.kind === "manager") return nodes + servers + 1;
+    const { kind, index } = role.member;
+    return kind === "worker" ? index : kind === "server" ? nodes + index : nodes + servers;
+  }
+
+  async #serve(job: PsJob, folder: RunFolder): Promise<void> {
+    const { settings } = this.#init;
+    const out = realpathSync(folder.path);
+    const fields = { job: job.job, name: settings.name, system: "ps", node: this.#node, startedMs: nowMs(), out };
+    try {
+      this.#control = await serveControl(entryFor(fields), (request) => this.#answer(request, job));
+    } catch (error) {
+      this.#emit({ kind: "warning", text: `no control socket: ${String(error)}` });
+    }
+  }
+
+  #answer(request: ControlRequest, job: PsJob): unknown {
+    if (request === "stop") {
+      this.requestStop();
+      return { isDone: true };
+    }
+    if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
+    const { peerId = "", addresses = [] } = this.#transport ?? {};
+    return {
+      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node: this.#node },
+      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
+      members: [{ node: this.#node, peerId, addresses, layers: [] }],
+    };
+  }
+}
