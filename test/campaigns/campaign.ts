@@ -7,7 +7,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { UsageError } from "../../src/types/errors.ts";
+import { InterruptedError, UsageError } from "../../src/types/errors.ts";
 
 export const ROOT = join(import.meta.dirname, "..", "..");
 const CELL_LIMIT_MS = 15 * 60_000;
@@ -108,6 +108,9 @@ async function runCell<Result extends object, Output>(
       { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024, signal: interrupted },
     );
     return campaign.measure(cell, JSON.parse(stdout) as Output, out);
+  } catch (error) {
+    if (interrupted.aborted) throw new InterruptedError(`interrupted at ${cell.id}`, "the same command goes on there");
+    throw error;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
