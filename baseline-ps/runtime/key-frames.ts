@@ -49,8 +49,9 @@ export function inputOf(client: number, { header, payload }: Frame, shard: KeyRa
   const request = { client, timestamp, oldest: timestamp - lap };
   switch (header.kind) {
     case FrameKind.push: {
-      const range = { start: value, end: value + header.shape[0]! };
-      const values = new Float32Array(payload.buffer, payload.byteOffset, header.shape[0]!);
+      const length = header.shape[0]!;
+      const range = { start: value, end: value + length };
+      const values = new Float32Array(payload.buffer, payload.byteOffset, length);
       const input: ShardInput = { kind: "push", ...request, step, share: microBatch, keys: [range] };
       return { input, values: { kind: "dense", range, values } };
     }

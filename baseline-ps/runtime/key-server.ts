@@ -7,7 +7,7 @@ import type { Decision } from "../../src/net/link-types.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
-import { NotFiniteError, ProtocolError } from "../../src/types/errors.ts";
+import { NodeLostError, NotFiniteError, ProtocolError } from "../../src/types/errors.ts";
 import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Shard, type ShardInit, type ShardOutput } from "../core/shard.ts";
@@ -49,8 +49,12 @@ export class KeyServer {
     return this.#machine.version;
   }
 
+  get #links(): readonly Link[] {
+    return [...this.#clients.values()].flatMap(({ link }) => link ?? []);
+  }
+
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
-    const links = [...this.#clients.values()].flatMap(({ link }) => link ?? []);
+    const links = this.#links;
     return {
       bytesSent: links.reduce((sum, { sent }) => sum + sent.bytes, 0),
       bytesReceived: links.reduce((sum, { received }) => sum + received.bytes, 0),
@@ -166,7 +170,7 @@ export class KeyServer {
 
   /** Says GOODBYE to every client, and waits for theirs. */
   async close(limitMs: number): Promise<void> {
-    await Promise.all([...this.#clients.values()].map(({ link }) => link?.close(limitMs)));
+    await Promise.all(this.#links.map((link) => link.close(limitMs)));
   }
 }
 
@@ -181,7 +185,7 @@ const VALUE_KINDS: ReadonlySet<string> = new Set<ValueOutput["kind"]>([
 const isOfValues = (output: ShardOutput): output is ValueOutput => VALUE_KINDS.has(output.kind);
 
 function lost(client: number, how: string): Error {
-  return new ProtocolError(`worker ${client} is gone (${how})`, "see its log");
+  return new NodeLostError(`worker ${client} is gone (${how})`, "see its log; start the run again");
 }
 
 function notFinite(worker: number, step: number): NotFiniteError {

@@ -70,7 +70,8 @@ export class Manager {
 
   /** Says GOODBYE to everybody. */
   async close(): Promise<void> {
-    await Promise.all([...this.#members.values()].map(({ link }) => link?.close(GOODBYE_LIMIT_MS)));
+    const links = [...this.#members.values()].flatMap(({ link }) => link ?? []);
+    await Promise.all(links.map((link) => link.close(GOODBYE_LIMIT_MS)));
   }
 
   async #accept(stream: Parameters<typeof acceptTalk>[0]): Promise<void> {

@@ -16,10 +16,10 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     parameters: parseModel(settings.model).parameters,
     ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
   };
-  const { servers, coLocate, consistency, tau, workerHolds, overlap } = settings;
+  const { servers, consistency, tau, workerHolds, overlap } = settings;
   return {
     ...buildSummary(facts, whole),
-    ...{ workers: settings.nodes, servers, coLocate, consistency, tau, workerHolds, overlap },
+    ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap },
     lagHistogram: lagHistogram([...reports.values()]),
     bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,
   };

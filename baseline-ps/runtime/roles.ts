@@ -141,7 +141,7 @@ export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
         peerId: transport.peerId,
         role: "worker",
         counters: client.counters,
-        pace: null,
+        pace: compute.pace,
         link: init.lateness(),
       },
       ...{ layers: [[0, model.layers.length]], parameters: heldParameters(model, workerHolds) },

@@ -63,7 +63,7 @@ export class PsWorker {
   #next: Promise<Task> = Promise.resolve({ kind: "end" });
   /** As far as it is known. */
   #nextStep: number | undefined;
-  #failure: unknown;
+  #failure: Error | undefined;
 
   constructor(init: WorkerInit) {
     this.#init = init;
@@ -112,7 +112,7 @@ export class PsWorker {
     const lag = lagOf(step, this.#parameters.version);
     this.lags[lag] = (this.lags[lag] ?? 0) + 1;
     const applied = Promise.all(pushes.map((timestamp) => client.wait(timestamp)));
-    const failed = (error: unknown): void => void (this.#failure ??= error);
+    const failed = (error: Error): void => void (this.#failure ??= error);
     this.#ends.push(applied.then(() => tasks.done(step, share), failed));
     clockwork.stepEnded();
   }

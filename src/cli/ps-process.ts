@@ -113,6 +113,8 @@ export class PsProcess {
       ...{ job, settings, dataSha256: data.sha256, firstStep, transport: this.#transport, folder },
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
       onJob: (decided) => {
+        // From now on the task scheduler ends the run.
+        this.#stop = () => {};
         const environment = { ...describeEnvironment(decided.engine, settings), dataSha256: data.sha256 };
         folder.writeJson(RUN_FILES.environment, environment);
         folder.writeJson(RUN_FILES.job, { job, name: settings.name, control: controlSocket(job, "NODE") });
@@ -153,13 +155,9 @@ export class PsProcess {
     return folder;
   }
 
-  /** Workers first, then servers, as in `summary.json`; behind them those that hold nothing of the model. */
   get #node(): number {
     const { role, settings } = this.#init;
-    const { nodes, servers } = settings;
-    if (role.kind === "manager") return nodes + servers + 1;
-    const { kind, index } = role.member;
-    return kind === "worker" ? index : kind === "server" ? nodes + index : nodes + servers;
+    return role.kind === "manager" ? settings.nodes + settings.servers + 1 : nodeOf(role.member, settings);
   }
 
   async #serve(job: PsJob, folder: RunFolder): Promise<void> {
@@ -179,11 +177,25 @@ export class PsProcess {
       return { isDone: true };
     }
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
-    const { peerId = "", addresses = [] } = this.#transport ?? {};
+    const members = job.members.map(({ role, peerId, addresses }) => {
+      return { node: nodeOf(role, job.settings), peerId, addresses, layers: [] };
+    });
     return {
       ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node: this.#node },
       ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
-      members: [{ node: this.#node, peerId, addresses, layers: [] }],
+      members,
     };
+  }
+}
+
+/** Workers first, then servers, as in `summary.json`; behind them those that hold nothing of the model. */
+function nodeOf({ kind, index }: PsRole, { nodes, servers }: Settings): number {
+  switch (kind) {
+    case "worker":
+      return index;
+    case "server":
+      return nodes + index;
+    case "scheduler":
+      return nodes + servers;
   }
 }

@@ -27,7 +27,6 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
   ],
   balance: ["mode", "auto (layers move to where the time is), even (for equal nodes), off (the first cut stays)"],
   servers: ["count", "servers of a parameter server, each with an equal part of the parameters"],
-  coLocate: [null, "servers in the processes of the first workers"],
   consistency: [
     "model",
     "bsp (whole steps), bounded (steps that lag by tau at most), ssp (shares at once; clocks differ by tau at most), async",

@@ -29,7 +29,6 @@ export const settingsSchema = z.strictObject({
   replicas: wholeNumber(0, 1023).default(1),
   balance: oneOf(["auto", "even", "off"]).default("auto"),
   servers: wholeNumber(1, 1024).default(1),
-  coLocate: z.boolean().default(false),
   consistency: oneOf(["bsp", "bounded", "ssp", "async"]).default("bsp"),
   tau: wholeNumber(0, 65_535).nullable().default(null),
   workerHolds: oneOf(["model", "range"]).default("model"),
@@ -56,7 +55,7 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],
-  ...["filter", "compress", "server-replicas", "localize"],
+  ...["filter", "compress", "server-replicas", "localize", "co-locate"],
 ];
 
 /** `micro-batches` to `microBatches`: config files may use either. */
@@ -122,7 +121,7 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
 
 /** Steps by which parameters may lag: none in `bsp`, without a bound in `async`, one where nothing is said. */
 function checkServer(settings: Settings): void {
-  const { system, consistency, tau, nodes, microBatches, workerHolds, servers, coLocate } = settings;
+  const { system, consistency, tau, nodes, microBatches, workerHolds } = settings;
   const isBounded = consistency === "bounded" || consistency === "ssp";
   if (isBounded) settings.tau ??= 1;
   if (system !== "ps") return;
@@ -140,12 +139,6 @@ function checkServer(settings: Settings): void {
     throw new UsageError(
       `--worker-holds range with ${microBatches} micro-batches for ${nodes} workers: such a worker computes one of each step`,
       `use --micro-batches ${nodes}`,
-    );
-  }
-  if (coLocate && servers > nodes) {
-    throw new UsageError(
-      `--co-locate with ${servers} servers for ${nodes} workers: each server needs a worker's node`,
-      `use --servers ${nodes} or fewer, or leave --co-locate out`,
     );
   }
 }

@@ -44,7 +44,7 @@ function ring(schedule: ScheduleKind): System {
 }
 
 const dedicated: System = {
-  ...{ id: "ps-dedicated", name: "parameter server", isRunnable: false },
+  ...{ id: "ps-dedicated", name: "parameter server", isRunnable: true },
   nodes: ({ nodes, servers }) => (nodes > servers ? nodes : 0),
   stepMs: (scenario) => serverStepMs(scenario, { ...workersOf(scenario), isCoLocated: false }),
   traffic: (scenario) => {

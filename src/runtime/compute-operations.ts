@@ -90,7 +90,8 @@ export interface Outcomes {
   /** When the backward pass for inputs ended and that for weights began. */
   backward: { readonly boundaryMs: number };
   backwardInput: object;
-  weightLayer: object;
+  /** Null for a thread that is not paced. */
+  weightLayer: { readonly pace: PaceCounts | null };
   update: {
     /** In the order of the layers. */
     readonly layerUs: readonly LayerTimesUs[];

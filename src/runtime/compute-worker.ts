@@ -150,7 +150,7 @@ class Worker {
         return {};
       case "weightLayer":
         this.#segment(operation.lap).backwardWeightLayer(operation.slot, operation.layer);
-        return {};
+        return { pace: this.#pacer?.counts ?? null };
       case "update":
         return this.#update(operation.step);
       case "replicaUpdate":

@@ -10,6 +10,7 @@ import { type HeldLayers, type LayerLayout, POOL_PLACES, type SegmentInit, type 
 import { parameterCount, parseModel } from "../nn/spec.ts";
 import { assert, defined } from "../types/assert.ts";
 import type { OperationResult } from "./compute-operations.ts";
+import type { PaceCounts } from "./compute-pace.ts";
 import { ComputeThread } from "./compute-thread.ts";
 import type { FedSlot } from "./feeder.ts";
 
@@ -53,6 +54,7 @@ export class LayerwiseCompute {
   /** What is held for parameters and gradients; activations, with their gradients four arrays a layer, come on top. */
   readonly sizeBytes: number;
   readonly #thread: ComputeThread;
+  #pace: PaceCounts | null = null;
   /** By pass and layer: how many times it was done. */
   readonly #counts: Readonly<Record<LayerPass, number[]>>;
 
@@ -75,6 +77,11 @@ export class LayerwiseCompute {
     const segments = parseModel(model).layers.map((_, i): SegmentInit => ({ ...common, layers: [i, i + 1] }));
     const thread = await ComputeThread.start({ segments, engine, ...(pace === undefined ? {} : { pace }) });
     return new LayerwiseCompute(thread, init);
+  }
+
+  /** How well a stated pace was kept; null without one. */
+  get pace(): PaceCounts | null {
+    return this.#pace;
   }
 
   /**
@@ -128,6 +135,7 @@ export class LayerwiseCompute {
   async backwardWeight(layer: number): Promise<OperationResult<"weightLayer">> {
     const result = await this.#thread.run<"weightLayer">({ kind: "weightLayer", lap: layer, slot: 0, layer });
     this.#count("backwardWeight", layer);
+    this.#pace = result.pace;
     return result;
   }
 

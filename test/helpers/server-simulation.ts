@@ -124,7 +124,9 @@ export class ServerSimulation {
     this.layers = this.#cutLayers();
     this.pulled = this.random.nextBelow(2) === 0 ? this.layers : this.#cutLayers();
     this.checker = new ServerChecker(scenario);
-    const shards = this.map.shards.map((range) => new Shard({ range, firstStep: 0, shares: workers, rules, tau: consistency.tau }));
+    const shards = this.map.shards.map(
+      (range) => new Shard({ range, firstStep: 0, shares: workers, rules, tau: consistency.tau }),
+    );
     this.#servers = shards.map((machine, server) => new SimulatedServer(this, server, machine));
     const { evaluateEvery, saveEvery, stopAtLoss } = scenario;
     this.#scheduler = new Scheduler({

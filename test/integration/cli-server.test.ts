@@ -1,0 +1,97 @@
+/** @file The parameter server as a user runs it: real processes over TCP, the bits of one process, ends by signals, mistakes. */
+import { describe, expect, test } from "vitest";
+import { CommandLine, type Summary } from "../helpers/cli.ts";
+
+const LIMIT_MS = 120_000;
+const JOB = ["--model", "mlp:784-24-16-10", "--batch", "32", "--micro-batches", "2", "--timeline", "none"] as const;
+const SERVER = ["--system", "ps", "-n", "2", "--servers", "2", ...JOB] as const;
+
+function bits({ weightsSha256, lossCurveSha256, testAccuracy, steps }: Summary) {
+  return { weightsSha256, lossCurveSha256, testAccuracy, steps };
+}
+
+test(
+  "in bsp the bits are those of one process, also after a stop and a resume by other servers; a full result folder",
+  async () => {
+    await using cli = new CommandLine();
+    const serial = await cli.train("--system", "serial", ...JOB, "--steps", "60", "--out", "serial");
+    const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.02GFLOP/s", "--out", "run");
+    await cli.reached(running, "run", 5);
+    const { stdout } = await cli.run("status", "--job", "run", "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ system: "ps" });
+    running.process.kill("SIGINT");
+    const ended = await running.ended;
+    expect(ended.code, ended.stderr).toBe(130);
+    expect(ended.stderr).toContain("interrupted: finishing the step");
+    const {
+      code,
+      stderr,
+      stdout: told,
+    } = await cli.run(
+      ...["train", "--resume", "run", "--servers", "1", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
+    );
+    expect(code, stderr).toBe(0);
+    const summary = JSON.parse(told) as Summary;
+    expect(bits(summary)).toEqual(bits(serial));
+    expect(summary).toMatchObject({ system: "ps", nodes: 3, workers: 2, servers: 1, consistency: "bsp", exact: true });
+    expect(summary.perNode.map(({ role }) => role)).toEqual(["worker", "worker", "server"]);
+    for (const node of summary.perNode) {
+      const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as unknown as Record<string, number>;
+      expect(Math.abs(computeMs! + communicationMs! + runQueueMs! + waitMs! - wallMs!)).toBeLessThan(0.01 * wallMs!);
+    }
+    const steps = cli.lines("run", "metrics.jsonl").map(({ step }) => step);
+    expect(steps).toEqual(Array.from({ length: 60 }, (_, step) => step));
+    const evaluated = await cli.run("evaluate", "run", "--json");
+    expect(JSON.parse(evaluated.stdout)).toMatchObject({ testAccuracy: serial.testAccuracy });
+  },
+  LIMIT_MS,
+);
+
+describe("a process that is killed ends the run with exit code 5, by its name", () => {
+  test.each([
+    ["worker 1", 1],
+    ["server 0", 2],
+    ["scheduler 0", 4],
+    ["server manager", 5],
+  ])(
+    "%s",
+    async (name, node) => {
+      await using cli = new CommandLine();
+      const flags = ["--steps", "100000", "--orphans", "end", "--out", "run"];
+      const running = cli.start("train", ...SERVER, ...flags);
+      await cli.reached(running, "run", 2);
+      process.kill(cli.nodes.find((entry) => entry.node === node)!.pid, "SIGKILL");
+      const { code, stderr } = await running.ended;
+      expect(code, stderr).toBe(5);
+      expect(stderr).toMatch(
+        new RegExp(`^error: (the )?${name.replace("scheduler 0", "(task )?scheduler( 0)?")} .*$`, "m"),
+      );
+      expect(stderr).toMatch(/^ {2}fix: .+$/m);
+    },
+    LIMIT_MS,
+  );
+});
+
+test("mistakes are told before any process starts", async () => {
+  await using cli = new CommandLine();
+  const wrong: readonly (readonly [string, RegExp])[] = [
+    ["--servers 0", /--servers "0": a whole number from 1/],
+    ["--consistency bounded --tau -1", /--tau "-1": a whole number from 0/],
+    ["--tau 3", /--tau 3 with --consistency bsp, in which nothing lags/],
+    ["--consistency async --tau 3", /which bounds no lag/],
+    ["--consistency eventual", /one of bsp, bounded, ssp, async is needed/],
+    ["--optimizer median", /one of sgd/],
+    ["-n 9", /--micro-batches 8 for 9 workers/],
+    ["-n 2 --worker-holds range", /--worker-holds range with 8 micro-batches for 2 workers/],
+    ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
+    ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
+    ["--server-replicas 1", /--server-replicas: not in this version/],
+  ];
+  const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);
+  for (const [index, { code, stdout, stderr }] of (await cli.runEach(lines)).entries()) {
+    const [flags, cause] = wrong[index]!;
+    expect({ code, stdout }, flags).toEqual({ code: 2, stdout: "" });
+    expect(stderr, flags).toMatch(cause);
+    expect(stderr, flags).toMatch(/\n {2}fix: .+\n/);
+  }
+});
