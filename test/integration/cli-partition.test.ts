@@ -1,6 +1,7 @@
 /**
  * @file Cables between real processes are cut and mended: a namespace a node, the bridge between them changed under the running ring.
  * Only a majority goes on, who was away comes back by itself, and the bits are those of one process. Needs root on Linux.
+ * The rings mostly rest, each behind a bridge of its own, so that they run side by side.
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
@@ -157,7 +158,7 @@ beforeAll(async () => {
   expected = await cli.train("--system", "serial", ...JOB, "--out", "serial");
 }, LIMIT_MS);
 
-test.skipIf(!isAble)(
+test.concurrent.skipIf(!isAble)(
   "five nodes are parted 2 and 3: only the three go on, the two wait, and all agree when they are together again",
   async () => {
     await using ring = new CabledRing(5, 2);
@@ -183,7 +184,7 @@ test.skipIf(!isAble)(
   LIMIT_MS,
 );
 
-test.skipIf(!isAble)(
+test.concurrent.skipIf(!isAble)(
   "one cable is cut: the others go on without its node, which comes back by itself when it is mended",
   async () => {
     await using ring = new CabledRing(5, 2);
@@ -200,7 +201,7 @@ test.skipIf(!isAble)(
   LIMIT_MS,
 );
 
-test.skipIf(!isAble)(
+test.concurrent.skipIf(!isAble)(
   "two nodes lose each other: both wait, since neither knows which one is gone, and go on when the cable is mended",
   async () => {
     await using ring = new CabledRing(2, 1);
