@@ -4,7 +4,7 @@
 import { Command, CommanderError } from "commander";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { BUILD } from "../config/fingerprint.ts";
-import { SETTING_NAMES, type SettingName } from "../config/settings.ts";
+import { RING_SETTING_NAMES, type SettingName } from "../config/settings.ts";
 import { printError, tellError, tellMisuse, ToldFailure } from "./failure.ts";
 import { addTrainingFlags, refuseLaterFlags } from "./training-flags.ts";
 
@@ -46,8 +46,8 @@ function addPlanCommand(program: Command): void {
     .command("plan")
     .description("predict step time, bytes and memory of the ring and of the systems it is compared with");
   // Speed and memory have flags of their own here: nothing is emulated.
-  const names = SETTING_NAMES.filter((name) => !["system", "pace", "memoryLimit"].includes(name));
-  addTrainingFlags(plan, names)
+  const names = RING_SETTING_NAMES.filter((name) => !["pace", "memoryLimit"].includes(name));
+  addTrainingFlags(plan, [...names, "servers"])
     .option("--speed <speed>", "of every node's arithmetic (default: 20GFLOP/s)")
     .option("--memory <size>", "what a node may take: 512MiB (default: no limit)")
     .option("--config <file>", "settings as JSON, such as a run's config.json; flags win")
@@ -61,12 +61,7 @@ function addPlanCommand(program: Command): void {
 
 function addRunCommands(program: Command): void {
   const up = program.command("up").description("found a ring of local node processes and train, with a live view");
-  addRunFlags(
-    addTrainingFlags(
-      up,
-      SETTING_NAMES.filter((name) => name !== "system"),
-    ),
-  )
+  addRunFlags(addTrainingFlags(up, RING_SETTING_NAMES))
     .option("--local <count>", "start only so many of the nodes here; the others join from elsewhere")
     .option("--listen <multiaddr>", "where nodes listen (default: 127.0.0.1, or every interface with --local)")
     .option("--invite <token>", "who joins must know this token")
@@ -77,7 +72,10 @@ function addRunCommands(program: Command): void {
     .action(async (options: Options) => run((await import("./train.ts")).train({ ...options, system: "ring" })));
   const train = program.command("train").description("train on any system; without a live view");
   addRunFlags(addTrainingFlags(train))
-    .addHelpText("after", "\nExample:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --micro-batches 4 --consistency bounded --tau 2",
+    )
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
   addTrainingFlags(
@@ -129,7 +127,7 @@ function addSimulateCommand(program: Command): void {
   const command = program.command("simulate").description("the ring in virtual time: idle time of any number of nodes");
   addTrainingFlags(
     command,
-    SETTING_NAMES.filter((name) => name !== "system" && !SIMULATED_OTHERWISE.includes(name)),
+    RING_SETTING_NAMES.filter((name) => !SIMULATED_OTHERWISE.includes(name)),
   )
     .option("-n, --nodes <count>", "nodes of the ring, up to 4096 (default: 4)")
     .option("--model <spec>", "times in milliseconds, from its work at --pace; without it units (one F takes 1)")
@@ -244,7 +242,7 @@ function addChaosCommand(program: Command): void {
   const chaos = program.command("chaos").description("a run under random faults, checked against the undisturbed run");
   addTrainingFlags(
     chaos,
-    SETTING_NAMES.filter((name) => !CHAOS_OWN.includes(name) && name !== "steps"),
+    RING_SETTING_NAMES.filter((name) => !CHAOS_OWN.includes(name) && name !== "steps"),
   )
     .option("--steps <count>", "optimizer updates at least (default: until all faults are delivered)")
     .option("--kills <count>", "faults (default: 5)")

@@ -52,6 +52,12 @@ export type SettingName = keyof Settings;
 
 export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly SettingName[];
 
+/** Of a parameter server alone. */
+const SERVER_SETTINGS: readonly SettingName[] = ["servers", "consistency", "tau", "workerHolds", "overlap"];
+
+/** What a ring can be told. */
+export const RING_SETTING_NAMES = SETTING_NAMES.filter((name) => name !== "system" && !SERVER_SETTINGS.includes(name));
+
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],

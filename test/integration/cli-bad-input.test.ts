@@ -27,7 +27,7 @@ const USAGE: readonly (readonly [string, RegExp, RegExp])[] = [
   ["up now", /too many arguments for 'up'.*: now/, /ringtmp up --help/],
   ["join", /missing required argument 'multiaddr'/, /ringtmp join --help/],
   ["up --steps", /option '--steps <count>' argument missing/, /ringtmp up --help/],
-  ["train --system rign", /--system "rign": one of ring, serial is needed; did you mean ring\?/, /--system/],
+  ["train --system rign", /--system "rign": one of ring, ps, serial is needed; did you mean ring\?/, /--system/],
   ["train --optimizer adm", /--optimizer "adm".* did you mean adam\?/, /--optimizer/],
   ["train --data digist", /unknown data set "digist"/, /did you mean "digits"\?/],
   ["why", /no job runs/, /ringtmp jobs/],

@@ -140,7 +140,7 @@ describe("a bad value is refused with its field, its value and the remedy", () =
     ["orphans", "ends", "did you mean end?"],
     ["optimizer", 5, "one of sgd, momentum, adam, adamw, adagrad is needed"],
     ["optimizer", null, "one of sgd, momentum, adam, adamw, adagrad is needed"],
-    ["system", "ps", "not in this version (which has ring, serial)"],
+    ["system", "fsdp", "not in this version (which has ring, ps, serial)"],
     ["schedule", "zerobubble", "did you mean zero-bubble?"],
     ["balance", "on", "one of auto, even, off is needed"],
     ["laps", 0, "a whole number from 1 to 64 is needed"],

@@ -60,7 +60,8 @@ describe("a plan", () => {
       expect((1 - idlePercent / 100) * nodes * stepMs).toBeCloseTo(computeMs(scenario), 6);
       expect((samplesPerSecond * stepMs) / 1000).toBeCloseTo(scenario.batch, 6);
     }
-    expect(systems.filter(({ isRunnable }) => isRunnable).map(({ system }) => system)).toEqual(["ring", "serial"]);
+    const runnable = systems.filter(({ isRunnable }) => isRunnable).map(({ system }) => system);
+    expect(runnable).toEqual(["ring", "ps-dedicated", "serial"]);
   });
 
   test("no system takes less than its busiest interface, nor a node less than what the optimizer needs", () => {
