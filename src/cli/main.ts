@@ -74,7 +74,7 @@ function addRunCommands(program: Command): void {
   addRunFlags(addTrainingFlags(train))
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --micro-batches 4 --consistency bounded --tau 2",
+      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
