@@ -70,6 +70,9 @@ const NOT_TRAINING = {
 /** Who waits for what, from whom, since when. */
 export async function why(options: Options): Promise<number> {
   const { entries, present, newest } = await askJob(options["job"]);
+  if (newest.system === "ps") {
+    throw new UsageError("why of a parameter server: not in this version", "ringtmp status shows its processes");
+  }
   const order = newest.owners ?? newest.members.map(({ node }) => node);
   const current = newest.members.filter(({ gone }) => gone === undefined);
   const members = current.map(({ node, machine }): RingMember => {

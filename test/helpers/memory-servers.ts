@@ -8,9 +8,8 @@ import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
 export interface ServersOptions {
   readonly firstStep?: number;
-  readonly onCommitted?: (step: number, stop: () => void) => void;
-  /** Kills or hinders a process when it joins. */
-  readonly onTransport?: (role: PsRole, transport: Transport) => void;
+  /** `close` ends everything that a process says and hears, as if it had died. */
+  readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
 }
 
 export async function runServers(
@@ -19,10 +18,11 @@ export async function runServers(
   options: ServersOptions = {},
 ): Promise<Outcome> {
   const network = new MemoryNetwork();
-  const transports: Transport[] = [];
+  const byName = new Map<string, Transport>();
+  const close = ({ kind, index }: PsRole): void => void byName.get(`${kind}-${index}`)?.close();
   const create = (name: string): Transport => {
     const transport = network.join(name);
-    transports.push(transport);
+    byName.set(name, transport);
     return transport;
   };
   const manager = create("manager");
@@ -38,13 +38,12 @@ export async function runServers(
   let stop = (): void => {};
   const joining = all.map((role) => {
     const transport = create(`${role.kind}-${role.index}`);
-    options.onTransport?.(role, transport);
     return joinParameterServer({
       ...{ role, manager: manager.addresses, transport, engine: settings.engine, folder },
       data: () => Promise.resolve(data),
       events: {
         onReady: (tasks) => (stop = () => tasks.requestStop()),
-        onCommitted: (step) => options.onCommitted?.(step, stop),
+        onCommitted: (step) => options.onCommitted?.(step, stop, close),
         onNotDurable: () => {},
       },
     });
@@ -55,7 +54,7 @@ export async function runServers(
     await soon(Promise.all(joining), "the end");
     return { summary, losses: lossesOf(folder) };
   } finally {
-    await Promise.all(transports.map((transport) => transport.close()));
+    await Promise.all([...byName.values()].map((transport) => transport.close()));
     await Promise.allSettled(joining);
   }
 }

@@ -117,9 +117,7 @@ describe("the run's end", () => {
 
   test.each(["worker", "server", "scheduler"] as const)("a %s that is gone ends the run, by its name", async (kind) => {
     const running = runServers(psSettings({ nodes: 2, servers: 2, microBatches: 2, steps: 10_000 }), scratch.folder(), {
-      onTransport: (role, transport) => {
-        if (role.kind === kind && role.index === 0) setTimeout(() => void transport.close(), 1_000).unref();
-      },
+      onCommitted: (step, _, close) => step === 5 && close({ kind, index: 0 }),
     });
     await expect(running).rejects.toThrow(new RegExp(`${kind}( 0)? is gone`));
   });

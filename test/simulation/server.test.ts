@@ -1,6 +1,6 @@
 /**
  * @file The parameter server's machines over a network that loses, delays, doubles and reorders: the invariants of `baseline-ps/README.md` after
- * every event. More seeds: `npm run campaign -- server`.
+ * every event.
  */
 import { randomInt } from "node:crypto";
 import { expect, test } from "vitest";
