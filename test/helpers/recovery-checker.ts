@@ -178,6 +178,7 @@ export class RecoveryChecker {
 
   handled(process: RecoveryProcess, view: number): void {
     check(this.#of(process).sealedView < view, `V8: a frame of the sealed view ${view} is handled`);
+    check(process.view.view === view, `V8: a frame of view ${view} is handled in view ${process.view.view}`);
   }
 
   /** Segments that a node has come to a version of. */
