@@ -82,6 +82,11 @@ export class Control {
     this.#init.transport.disconnect(peerId);
   }
 
+  /** A stream with this very process is open. */
+  isConnected(peerId: string, boot: number): boolean {
+    return [...(this.#peers.get(peerId)?.links.values() ?? [])].includes(boot);
+  }
+
   /** Opens a stream where there is none. Never rejects. */
   dial(peerId: string): Promise<DialOutcome> {
     const peer = this.#peer(peerId);

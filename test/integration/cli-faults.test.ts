@@ -1,4 +1,6 @@
 /** @file Faults by command on a ring of processes: each does what it says to the node that it names, and the ring goes on. */
+import { cpSync } from "node:fs";
+import { basename } from "node:path";
 import { expect, test } from "vitest";
 import { CommandLine, until, type Running } from "../helpers/cli.ts";
 
@@ -7,11 +9,19 @@ const LIMIT_MS = 120_000;
 /** A layer for each of four nodes. */
 const JOB = ["--model", "mlp:784-24-16-16-10", "--batch", "32", "--micro-batches", "4"] as const;
 
+interface StatusOfNode {
+  readonly node: number;
+  readonly pid: number | null;
+  readonly state: string;
+  readonly addresses: readonly string[];
+  readonly layers: readonly number[][];
+}
+
 interface Status {
   readonly view: number;
   readonly step: number;
   readonly waitsFor: string | null;
-  readonly nodes: readonly { node: number; pid: number | null; state: string; layers: readonly number[][] }[];
+  readonly nodes: readonly StatusOfNode[];
 }
 
 class Ring {
@@ -45,6 +55,15 @@ class Ring {
     expect(this.launcher.stderr).toMatch(text);
   }
 
+  /** What a process is told that asks for a place with this state folder. */
+  async joinedBy(state: string): Promise<string> {
+    const [first] = (await this.status()).nodes;
+    const flags = ["--state", this.cli.file("run", state), "--out", "refused", "--force"];
+    const { code, stderr } = await this.cli.run("join", first!.addresses[0]!, ...flags);
+    expect(code).not.toBe(0);
+    return stderr;
+  }
+
   async goesOn(): Promise<void> {
     const steps = this.cli.lines("run", "metrics.jsonl").length;
     await this.cli.reached(this.launcher, "run", steps + 5);
@@ -75,6 +94,13 @@ test(
     expect(ring.launcher.stderr, "who is frozen is not started again").not.toContain("node 1 died");
     expect(await ring.do("resume", "1")).toBe(`node 1 (process ${pid}) is resumed\n`);
     await ring.says(/node 1 is back/);
+    expect((await ring.status()).nodes[1]!.pid).toBe(pid);
+    expect(await ring.joinedBy("state/1"), "its own folder").toContain(`state/1 is in use by process ${pid}\n`);
+    const copy = { recursive: true, filter: (file: string) => !basename(file).startsWith("lock-") };
+    cpSync(cli.file("run", "state", "1"), cli.file("run", "copy"), copy);
+    expect(await ring.joinedBy("copy"), "a copy of it").toContain(
+      "this identity is node 1, which is here: each node needs a state folder of its own",
+    );
     expect((await ring.status()).nodes[1]!.pid).toBe(pid);
     await ring.end();
   },
