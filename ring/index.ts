@@ -20,7 +20,7 @@ import type { StateFolder } from "../src/runtime/state-folder.ts";
 import { measureLayerCosts } from "../src/runtime/compute-costs.ts";
 import { defined } from "../src/types/assert.ts";
 import type { Candidate, FormedRing } from "./core/formation.ts";
-import { peersOf, type RingMember, type RingView } from "./core/view.ts";
+import { peersOf, type RingView } from "./core/view.ts";
 import { ControlInbox } from "./runtime/control-inbox.ts";
 import { DATA_PROTOCOL, EdgeInbox } from "./runtime/edges.ts";
 import { foundRing, joinFounder, redirectNewcomers, welcomeLate } from "./runtime/founding.ts";
@@ -111,10 +111,7 @@ export async function joinRing(init: RingInit): Promise<Ring> {
     role.kind === "founder" ? await found(init, inboxes, self, engines, role) : await join(init, inboxes, self, role);
   const ring = new JoinedRing(init, place, self, inboxes);
   const { job, layerCosts, engine } = place;
-  welcomeLate(inboxes.control, invite, {
-    running: () => ({ job, layerCosts, engine, view: ring.view }),
-    isConnected: (member) => ring.isConnected(member),
-  });
+  welcomeLate(inboxes.control, invite, () => ({ job, layerCosts, engine, view: ring.view }));
   return ring;
 }
 
@@ -217,11 +214,6 @@ class JoinedRing implements Ring {
     const { isMember, view } = this.#place;
     const member = view.members.find(({ peerId }) => peerId === this.#self.peerId);
     return this.#ringNode?.describe().node ?? (isMember && member !== undefined ? member.node : -1);
-  }
-
-  /** As far as this node knows. */
-  isConnected(member: RingMember): boolean {
-    return this.#ringNode?.isConnected(member) ?? false;
   }
 
   async train(folder: RunFolder): Promise<RunOutcome> {

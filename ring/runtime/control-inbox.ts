@@ -26,6 +26,8 @@ const notYet: Router = () => ({
 export class ControlInbox {
   #newcomers = notYet;
   #members = notYet;
+  /** Whether a member's process is connected to this one. */
+  isConnected: (peerId: string, boot: number) => boolean = () => false;
 
   async listen(transport: Transport): Promise<void> {
     await transport.handle(CONTROL_PROTOCOL, (stream) => {
@@ -48,8 +50,9 @@ export class ControlInbox {
     this.#newcomers = router;
   }
 
-  /** From now on members are. */
-  members(router: Router): void {
+  /** From now on members are; `isConnected` tells of the processes among them. */
+  members(router: Router, isConnected: ControlInbox["isConnected"]): void {
     this.#members = router;
+    this.isConnected = isConnected;
   }
 }

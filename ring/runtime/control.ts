@@ -63,7 +63,10 @@ export class Control {
 
   constructor(init: ControlInit) {
     this.#init = init;
-    init.inbox.members((hello, peerId) => this.#admit(hello, peerId));
+    init.inbox.members(
+      (hello, peerId) => this.#admit(hello, peerId),
+      (peerId, boot) => [...(this.#peers.get(peerId)?.links.values() ?? [])].includes(boot),
+    );
   }
 
   /** In order, as long as the stream holds; a message that cannot be sent is lost. */
@@ -80,11 +83,6 @@ export class Control {
   renew(peerId: string): void {
     this.#peers.get(peerId)?.links.clear();
     this.#init.transport.disconnect(peerId);
-  }
-
-  /** A stream with this very process is open. */
-  isConnected(peerId: string, boot: number): boolean {
-    return [...(this.#peers.get(peerId)?.links.values() ?? [])].includes(boot);
   }
 
   /** Opens a stream where there is none. Never rejects. */

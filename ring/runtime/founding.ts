@@ -17,7 +17,7 @@ import {
   type FormationOutput,
   type FormedRing,
 } from "../core/formation.ts";
-import type { RingMember, RingView } from "../core/view.ts";
+import type { RingView } from "../core/view.ts";
 import { CONTROL_PROTOCOL, type ControlInbox, type Route } from "./control-inbox.ts";
 import {
   checkMessage,
@@ -168,16 +168,11 @@ export interface RunningRing {
   readonly view: RingView;
 }
 
-interface Welcoming {
-  readonly running: () => RunningRing;
-  readonly isConnected: (member: RingMember) => boolean;
-}
-
 /** Newcomers are told what the ring is; its members decide whether, and when, one is admitted. */
-export function welcomeLate(inbox: ControlInbox, invite: string | null, ring: Welcoming): void {
+export function welcomeLate(inbox: ControlInbox, invite: string | null, ring: () => RunningRing): void {
   inbox.newcomers((hello, remotePeer) => {
     const join = checkMessage(joinHelloSchema, hello);
-    const running = ring.running();
+    const running = ring();
     const { job, layerCosts, engine, view } = running;
     if (job.settings.replicas === 0) {
       return refuse(
@@ -192,7 +187,8 @@ export function welcomeLate(inbox: ControlInbox, invite: string | null, ring: We
     const present = view.members.find(({ peerId }) => peerId === remotePeer);
     // Who comes back has more starts than before. With a copy of another node's state folder two processes would take turns in putting each
     // other out, for ever; the streams of a process that has ended break before another one can ask.
-    if (present !== undefined && (present.boot >= join.candidate.boot || ring.isConnected(present))) {
+    const isHere = present !== undefined && inbox.isConnected(remotePeer, present.boot);
+    if (present !== undefined && (isHere || present.boot >= join.candidate.boot)) {
       return refuse(`this identity is node ${present.node}, which is here: each node needs a state folder of its own`);
     }
     return {

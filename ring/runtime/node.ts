@@ -20,7 +20,7 @@ import { ThreadSampler } from "../../src/runtime/process-sample.ts";
 import { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { defined } from "../../src/types/assert.ts";
 import type { Candidate } from "../core/formation.ts";
-import { isMove, isWriter, type RingMember, type RingView } from "../core/view.ts";
+import { isMove, isWriter, type RingView } from "../core/view.ts";
 import type { ControlInbox } from "./control-inbox.ts";
 import { Conversation } from "./conversation.ts";
 import { VIEW_OVER, type EdgeInbox, type LinkRole } from "./edges.ts";
@@ -143,11 +143,6 @@ export class RingNode {
   #stop(): void {
     this.#isStopWanted = true;
     this.#session?.driver.requestStop();
-  }
-
-  /** To that very process, as far as is known. */
-  isConnected(member: RingMember): boolean {
-    return this.#recovery?.isConnected(member) ?? false;
   }
 
   /** This node goes in order: the others take its layers over, and `train` ends without a summary. */

@@ -13,7 +13,7 @@ import { Membership } from "../core/membership.ts";
 import type { MembershipInput } from "../core/membership-messages.ts";
 import { Quarantine } from "../core/quarantine.ts";
 import { StallClock } from "../core/stall.ts";
-import { isMember, memberOf, ownedBy, peersOf, type RingMember, type RingView } from "../core/view.ts";
+import { isMember, memberOf, ownedBy, peersOf, type RingView } from "../core/view.ts";
 import type { ControlMessage } from "./control-messages.ts";
 import { Control } from "./control.ts";
 import { CopyStreams } from "./copy-streams.ts";
@@ -126,11 +126,6 @@ export class Recovery {
 
   get node(): number {
     return this.#council.membership.node;
-  }
-
-  /** Its process is connected to this one. */
-  isConnected({ peerId, boot }: RingMember): boolean {
-    return this.#control.isConnected(peerId, boot);
   }
 
   /** Members but this node that are not known to be dead. */
