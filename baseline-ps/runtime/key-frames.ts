@@ -23,15 +23,18 @@ export interface Received {
   readonly part?: number;
 }
 
-/** Memory for a client's payload. Throws ProtocolError for a frame that no client sends to the server of these keys. */
-export function memoryFor(header: FrameHeader, shard: KeyRange): Uint8Array {
+/**
+ * Memory for a client's payload; for that of a range from `place`. Throws ProtocolError for a frame that no client sends to the server of these
+ * keys.
+ */
+export function memoryFor(header: FrameHeader, shard: KeyRange, place: (sizeBytes: number) => Uint8Array): Uint8Array {
   const keys = shard.end - shard.start;
   const { kind, payloadBytes, dtype, shape } = header;
   switch (kind) {
     case FrameKind.push:
       if (dtype !== DataType.float32 || shape.length !== 1) throw wrong("a push without float32 values");
       checkRange(header.value, shape[0]!, shard);
-      return new Uint8Array(payloadBytes);
+      return place(payloadBytes);
     case FrameKind.pushSparse:
       if (payloadBytes % PAIR_BYTES !== 0 || payloadBytes > PAIR_BYTES * keys) throw wrong("pairs of key and value");
       return new Uint8Array(payloadBytes);

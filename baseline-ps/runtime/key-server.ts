@@ -89,9 +89,10 @@ export class KeyServer {
   }
 
   #receiver(client: Client): Receiver {
-    const { range } = this.#init.shard;
+    const { store, shard } = this.#init;
+    const { range } = shard;
     return {
-      destination: (header) => memoryFor(header, range),
+      destination: (header) => memoryFor(header, range, (sizeBytes) => store.place(sizeBytes)),
       handle: (frame, link) => {
         client.link = link;
         this.#hear(client, inputOf(client.client, frame, range));
@@ -102,7 +103,7 @@ export class KeyServer {
   #hear(client: Client, { input, values, keys, part = 0 }: Received): void {
     const { store, clockwork } = this.#init;
     if (input.kind === "push" && values !== undefined) {
-      if (!values.values.every(Number.isFinite)) throw notFinite(client.client, input.step);
+      if (!store.isFinite(values)) throw notFinite(client.client, input.step);
       store.keep(input, values);
     }
     if (part > store.stateNames.length) throw new ProtocolError(`worker ${client.client}: no state ${part}`, SAME_JOB);

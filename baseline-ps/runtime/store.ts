@@ -3,16 +3,18 @@
  * It does what the shard's machine says. The work is elementwise, about a nanosecond a key, less than the message costs that brings it: it is done
  * where the message is handled, and needs no thread of its own.
  */
-import type { EngineKind } from "../../src/engine/contract.ts";
+import type { EngineKind, Kernels } from "../../src/engine/contract.ts";
 import { loadKernels } from "../../src/engine/load.ts";
 import { EngineMemory } from "../../src/engine/memory.ts";
 import { assert, defined } from "../../src/types/assert.ts";
 import type { KeyRange, RangeSet } from "../core/ranges.ts";
 import type { RequestId, ShardOutput } from "../core/shard.ts";
+import { PushMemory } from "./push-memory.ts";
 import type { KeyBlock, ServerFunction, ServerFunctions } from "./server-functions.ts";
 
 /** What a push carries for the keys that it speaks of: each key's value in turn, or those of some keys only. */
 export type Values =
+  /** In memory that the store has given. */
   | { readonly kind: "dense"; readonly range: KeyRange; readonly values: Float32Array }
   /** Keys in ascending order, and as many values; the others are zero. */
   | { readonly kind: "sparse"; readonly keys: Uint32Array; readonly values: Float32Array };
@@ -32,6 +34,8 @@ export type ValueOutput = Extract<ShardOutput, { kind: "add" | "forget" | "updat
 export class ShardStore {
   readonly #range: KeyRange;
   readonly #memory = new EngineMemory(0);
+  readonly #pushMemory = new PushMemory(this.#memory);
+  readonly #kernels: Kernels;
   readonly #function: ServerFunction;
   readonly #parameters: Float32Array;
   readonly #states: readonly Float32Array[];
@@ -43,7 +47,8 @@ export class ShardStore {
 
   constructor({ range, engine, functions, function: name, rate }: StoreInit) {
     this.#range = range;
-    this.#function = functions.make(name, loadKernels(engine, this.#memory.memory), rate);
+    this.#kernels = loadKernels(engine, this.#memory.memory);
+    this.#function = functions.make(name, this.#kernels, rate);
     this.#parameters = this.#allocate();
     this.#states = this.#function.stateNames.map(() => this.#allocate());
   }
@@ -58,13 +63,25 @@ export class ShardStore {
     return 4 * arrays * this.#parameters.length;
   }
 
+  /** For the values of a range, until they are forgotten. */
+  place(sizeBytes: number): Uint8Array {
+    return this.#pushMemory.take(sizeBytes);
+  }
+
+  isFinite({ kind, values }: Values): boolean {
+    return kind === "dense"
+      ? this.#kernels.firstNotFinite(values.byteOffset, values.length) < 0
+      : values.every((value) => Number.isFinite(value));
+  }
+
   /** Keeps a push's values, which are the store's from now on, until the machine says `forget`. */
   keep(id: RequestId, values: Values): void {
     this.#pushes.set(nameOf(id), values);
   }
 
-  /** What it keeps of a push that the machine did not take. */
-  drop(id: RequestId): void {
+  #forget(id: RequestId): void {
+    const pushed = this.#pushes.get(nameOf(id));
+    if (pushed?.kind === "dense") this.#pushMemory.giveBack(pushed.values);
     this.#pushes.delete(nameOf(id));
   }
 
@@ -73,8 +90,7 @@ export class ShardStore {
       case "add":
         return this.#add(output, output.keys, this.#sumOf(output.step));
       case "forget":
-        this.drop(output);
-        return;
+        return this.#forget(output);
       case "updateStep":
         return this.#updateStep(output.step, output.keys, output.update);
       case "updatePush":
@@ -116,8 +132,8 @@ export class ShardStore {
     const first = this.#range.start;
     for (const { start, end } of keys) {
       if (pushed.kind === "dense") {
-        const { values, range } = pushed;
-        for (let key = start; key < end; key += 1) sum[key - first]! += values[key - range.start]!;
+        const places = pushed.values.subarray(start - pushed.range.start, end - pushed.range.start);
+        this.#kernels.addBias(sum.byteOffset + 4 * (start - first), places.byteOffset, 1, places.length);
         continue;
       }
       const { keys: single, values } = pushed;
@@ -141,17 +157,25 @@ export class ShardStore {
   }
 
   #updatePush(id: RequestId, keys: RangeSet, update: number): void {
+    const pushed = defined(this.#pushes.get(nameOf(id)), "the push's values are kept");
+    if (pushed.kind === "dense") {
+      // Each key of a push is used once, so that the function may set it to zero.
+      const { values, range } = pushed;
+      for (const keyRange of keys) this.#function.update(this.#block(keyRange, values, range.start), update);
+      return;
+    }
     const scratch = this.#freeSums.pop() ?? this.#allocate();
     this.#add(id, keys, scratch);
     for (const range of keys) this.#function.update(this.#block(range, scratch), update);
     this.#freeSums.push(scratch);
   }
 
-  #block({ start, end }: KeyRange, gradient: Float32Array): KeyBlock {
+  /** @param first the key of the gradient's first value */
+  #block({ start, end }: KeyRange, gradient: Float32Array, first = this.#range.start): KeyBlock {
     const [from, to] = [start - this.#range.start, end - this.#range.start];
     return {
       weights: this.#parameters.subarray(from, to),
-      gradient: gradient.subarray(from, to),
+      gradient: gradient.subarray(start - first, end - first),
       states: this.#states.map((state) => state.subarray(from, to)),
     };
   }

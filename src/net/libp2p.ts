@@ -5,6 +5,7 @@
 import { generateKeyPair, generateKeyPairFromSeed } from "@libp2p/crypto/keys";
 import type { Connection, Libp2p, Stream } from "@libp2p/interface";
 import { noise } from "@libp2p/noise";
+import { plaintext } from "@libp2p/plaintext";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
 import { yamux } from "@libp2p/yamux";
@@ -39,8 +40,8 @@ export interface Libp2pTransportInit {
   readonly privateKeySeed?: Uint8Array;
   /** Such as /ip4/0.0.0.0/tcp/0; empty: this peer only dials. */
   readonly listen: readonly string[];
-  /** `both` prefers TLS. */
-  readonly encryption?: "tls" | "noise" | "both";
+  /** `both` prefers TLS. `plaintext` is for measurements: everyone can read and change what is said. */
+  readonly encryption?: "tls" | "noise" | "both" | "plaintext";
   /** Whether a peer may connect; without it, everyone may. Asked after the peer has proven its identity. */
   readonly allow?: (peerId: string) => boolean;
 }
@@ -49,7 +50,11 @@ export interface Libp2pTransportInit {
 export async function createLibp2pTransport(init: Libp2pTransportInit): Promise<Transport> {
   const { privateKeySeed, listen, encryption = "both", allow } = init;
   for (const address of listen) parseAddress(address);
-  const encrypters = { tls: [withOutlets(tls())], noise: [withOutlets(noise())] };
+  const encrypters = {
+    tls: [withOutlets(tls())],
+    noise: [withOutlets(noise())],
+    plaintext: [withOutlets(plaintext())],
+  };
   const privateKey = await (privateKeySeed === undefined
     ? generateKeyPair("Ed25519")
     : generateKeyPairFromSeed("Ed25519", privateKeySeed));

@@ -3,7 +3,9 @@ import { RingTmpError, UsageError } from "../../src/types/errors.ts";
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
+import { consistency } from "./consistency.ts";
 import { explore } from "./explorer.ts";
+import { overlap } from "./overlap.ts";
 import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
@@ -14,7 +16,9 @@ const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
   balance: () => runCampaign(balance, ids),
   chaos: () => runCampaign(chaos, ids),
+  consistency: () => runCampaign(consistency, ids),
   explorer: explore,
+  overlap: () => runCampaign(overlap, ids),
   recovery,
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),

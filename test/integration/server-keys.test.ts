@@ -127,16 +127,20 @@ describe.each([
     expect(versions.toSorted((a, b) => a - b)).toEqual([10, 11, 20, 21, 30, 31]);
   });
 
-  test("a gradient that is not finite is refused, and its worker named", async () => {
+  test.each([
+    [11, Number.NaN],
+    [20, Infinity],
+    [KEYS - 1, -Infinity],
+  ])("a gradient that is not finite is refused, and its worker named: key %i, %d", async (key, value) => {
     await using group = await KeyGroup.start({ create, keys: KEYS, servers: 2, clients: 2, consistency: BSP });
     const values = new Float32Array(KEYS).fill(0);
-    values[20] = Number.NaN;
+    values[key] = value;
     const pushed = group.clients[1]!.push({ start: 0, end: KEYS }, values, { step: 0, share: 1 });
     await expect(soon(group.clients[1]!.wait(pushed), "the end")).rejects.toThrow("server 1 is gone");
     expect(group.failures.map(({ client, error }) => [client, error.message])).toEqual([
       [1, "worker 1 pushed a gradient of step 0 that is not finite"],
     ]);
-    expect([...new Set(group.stores[1]!.read({ start: 12, end: KEYS }))]).toEqual([0]);
+    expect([...new Set(group.stores[1]!.read({ start: 11, end: KEYS }))]).toEqual([0]);
   });
 
   test("a server that is gone ends every wait, by its name", async () => {
