@@ -13,6 +13,21 @@ export interface LayerParametersInit {
   readonly client: Pick<KeyClient, "pull" | "wait">;
 }
 
+/** A worker's parameters, as its training asks for them. */
+export interface Parameters {
+  /** The least that was used since `begin`. */
+  readonly version: number;
+  begin(leastVersion: number): void;
+  /** Asks for as many layers as may be here, from the first on. @param overlaps false: of a whole model all, and waits for them */
+  ahead(overlaps: boolean): Promise<void>;
+  /** Asks for a layer, unless it is here or asked for; nobody uses its place. Of a layer that is none it does nothing. */
+  want(layer: number, leastVersion?: number): void;
+  /** They are not used any more. */
+  drop(layer: number): void;
+  /** Resolves when the layer is in its place. */
+  arrived(layer: number): Promise<void>;
+}
+
 interface Pulled {
   readonly layer: number;
   readonly leastVersion: number;
@@ -20,13 +35,12 @@ interface Pulled {
   readonly arrived: Promise<number>;
 }
 
-export class LayerParameters {
+export class LayerParameters implements Parameters {
   readonly #init: LayerParametersInit;
   readonly #places: number;
   /** By place. */
   readonly #pulled = new Map<number, Pulled>();
   #least = 0;
-  /** The least that was used since `begin`. */
   version = Infinity;
 
   /** @param places layers whose parameters are here at once: layer i is in place `i % places` */
@@ -41,7 +55,6 @@ export class LayerParameters {
     this.version = Infinity;
   }
 
-  /** Asks for as many layers as there are places, from the first on. @param isAll false: for those of a whole model only, and waits for them */
   async ahead(overlaps: boolean): Promise<void> {
     const isWhole = this.#places >= this.#init.keys.length;
     if (!overlaps && !isWhole) return;
@@ -50,7 +63,6 @@ export class LayerParameters {
     for (const layer of this.#init.keys.keys()) await this.arrived(layer);
   }
 
-  /** Asks for a layer, unless it is here or asked for; nobody uses its place. Of a layer that is none it does nothing. */
   want(layer: number, leastVersion = this.#least): void {
     const { client, compute, keys } = this.#init;
     const range = keys[layer];
@@ -64,12 +76,10 @@ export class LayerParameters {
     this.#pulled.set(place, { layer, leastVersion, arrived });
   }
 
-  /** They are not used any more. */
   drop(layer: number): void {
     if (this.#pulled.get(layer % this.#places)?.layer === layer) this.#pulled.delete(layer % this.#places);
   }
 
-  /** Resolves when the layer is in its place. */
   async arrived(layer: number): Promise<void> {
     this.want(layer);
     const { arrived } = defined(this.#pulled.get(layer % this.#places), "it was asked for");

@@ -68,6 +68,7 @@ export interface MemberReport {
   /** The run, of a scheduler. */
   readonly run: {
     readonly losses: readonly number[];
+    readonly stepMs: number;
     readonly testAccuracy: number | null;
     /** SHA-256 of each layer, hexadecimal, at the end. */
     readonly layerDigests: Readonly<Record<string, string>>;

@@ -1,5 +1,6 @@
 /** @file `summary.json` of a parameter server: that of every system, and what only servers and workers have. */
-import { buildSummary, type NodeReport } from "../../src/metrics/summary.ts";
+import type { MetricsLine } from "../../src/metrics/run-folder.ts";
+import { buildSummary, median, type NodeReport } from "../../src/metrics/summary.ts";
 import { parseModel } from "../../src/nn/spec.ts";
 import type { MemberReport, PsJob } from "./messages.ts";
 
@@ -19,10 +20,23 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
   const { servers, consistency, tau, workerHolds, overlap } = settings;
   return {
     ...buildSummary(facts, whole),
+    // A worker's share is not a step where others go on meanwhile.
+    stepMsMedian: run.stepMs,
     ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap },
     lagHistogram: lagHistogram([...reports.values()]),
     bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,
   };
+}
+
+/** Steps that are often committed together, where workers need not wait for each other. */
+const WINDOW = 10;
+
+/** Of a step of this run, in milliseconds: the median over windows of commits. */
+export function stepMsMedian(lines: readonly MetricsLine[]): number {
+  const width = Math.min(WINDOW, lines.length - 1);
+  if (width < 1) return 0;
+  const ends = lines.slice(width);
+  return median(ends.map(({ elapsedMs }, index) => (elapsedMs - lines[index]!.elapsedMs) / width));
 }
 
 /** Shares by how many steps their parameters lagged. */

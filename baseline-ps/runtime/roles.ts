@@ -26,6 +26,7 @@ import { KeyServer } from "./key-server.ts";
 import { initialLayer, layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
 import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
+import { stepMsMedian } from "./ps-summary.ts";
 import { ServerFunctions } from "./server-functions.ts";
 import { ShardStore } from "./store.ts";
 import { TaskLine, TaskServer } from "./tasks.ts";
@@ -180,7 +181,8 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   await Promise.race([tasks.ended, member.failed]);
   recorder.finish();
   const { testAccuracy, layerDigests } = tasks;
-  member.report({ report: null, lags: [], run: { losses: recorder.losses, testAccuracy, layerDigests } });
+  const stepMs = stepMsMedian(recorder.lines.slice(firstStep));
+  member.report({ report: null, lags: [], run: { losses: recorder.losses, stepMs, testAccuracy, layerDigests } });
   await tasks.close();
   await Promise.race([member.over(), member.failed]);
 }

@@ -15,7 +15,8 @@ import { type Consistency, lagOf, leastVersion, rulesOf } from "../core/consiste
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
 import type { KeyClient } from "./key-client.ts";
-import { LayerParameters } from "./layer-parameters.ts";
+import { LaggingParameters } from "./lagging-parameters.ts";
+import { LayerParameters, type Parameters } from "./layer-parameters.ts";
 
 /** What a worker asks of its task scheduler. */
 export interface TaskSource {
@@ -56,7 +57,7 @@ export class PsWorker {
   readonly lags: number[] = [];
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
-  readonly #parameters: LayerParameters;
+  readonly #parameters: Parameters;
   /** Newest push out of each place of gradients, whose memory is the client's until it has left. */
   readonly #leaving = new Map<number, number>();
   readonly #ends: Promise<void>[] = [];
@@ -68,7 +69,8 @@ export class PsWorker {
   constructor(init: WorkerInit) {
     this.#init = init;
     this.#layers = init.keys.map((_, layer) => layer);
-    this.#parameters = new LayerParameters(init, this.#places);
+    const mayLag = init.overlaps && init.consistency.tau > 0 && !this.#isPooled;
+    this.#parameters = mayLag ? new LaggingParameters(init) : new LayerParameters(init, this.#places);
   }
 
   /** To the end of the run. */

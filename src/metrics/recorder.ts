@@ -35,6 +35,10 @@ export class Recorder {
     return this.#losses;
   }
 
+  get lines(): readonly MetricsLine[] {
+    return this.#lines;
+  }
+
   get steps(): number {
     return this.#lines.length;
   }

@@ -5,14 +5,14 @@
 import { paceFor, table, uniformModel, type Campaign, type Cell, type RunSummary } from "./campaign.ts";
 
 const WORKERS = 4;
-const LAYERS = 6;
+const LAYERS = 3;
 const WIDTH = 64;
 const ROWS = 8;
-/** F of a share, whose B and W take as long: a share takes 30 ms. */
-const FORWARD_MS = 10;
+/** F of a share, whose B and W take as long. */
+const FORWARD_MS = 24;
 const SLOWNESS = 5;
-const STEPS = 60;
-const LATENCY = "10ms";
+const STEPS = 40;
+const LATENCY = "24ms";
 const TAUS = [0, 1, 2, 4, 8, 16];
 
 const SETTINGS = ["straggler", "latency"] as const;
@@ -35,7 +35,7 @@ interface Result {
 
 interface Output extends Omit<RunSummary, "perNode"> {
   readonly lagHistogram: readonly number[];
-  readonly lossFinal: number;
+  readonly finalLoss: number;
   readonly perNode: readonly { readonly role: string; readonly waitMs: number; readonly wallMs: number }[];
 }
 
@@ -74,7 +74,7 @@ function measure({ id }: Cell, summary: Output): Result {
     ...{ idle: summary.idlePercentSteady, idleFormula: summary.idlePercentFormula, stepMs: summary.stepMsMedian },
     greatestLag: lagHistogram.length - 1,
     meanLag: sum(lagHistogram.map((count, lag) => count * lag)) / sum(lagHistogram),
-    ...{ loss: summary.lossFinal, missedPaces: summary.emulated.missedPaces },
+    ...{ loss: summary.finalLoss, missedPaces: summary.emulated.missedPaces },
   };
 }
 
