@@ -13,7 +13,7 @@ import { type Lateness, shapedTransport, type ShapedTransport } from "../src/net
 import type { Transport } from "../src/net/transport.ts";
 import { chooseEngines } from "../src/runtime/engines.ts";
 import { Manager, type ManagerInit } from "./runtime/manager.ts";
-import { KEYS_PROTOCOL } from "./runtime/key-frames.ts";
+import { keysProtocol } from "./runtime/key-frames.ts";
 import { Member } from "./runtime/member.ts";
 import type { PsJob, PsRole } from "./runtime/messages.ts";
 import { psSummary } from "./runtime/ps-summary.ts";
@@ -93,6 +93,7 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
 }
 
 /** Requests of keys alone are held to the stated link. */
-function shape(transport: Transport, { settings: { link } }: PsJob): ShapedTransport | undefined {
-  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols: [KEYS_PROTOCOL] });
+function shape(transport: Transport, { job, settings: { link } }: PsJob): ShapedTransport | undefined {
+  const protocols = [keysProtocol(job)];
+  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols });
 }

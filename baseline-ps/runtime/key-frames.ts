@@ -6,8 +6,11 @@ import type { KeyRange } from "../core/ranges.ts";
 import type { ShardInput } from "../core/shard.ts";
 import type { Values } from "./store.ts";
 
-/** Under the data plane: whoever has such a stream with a node is its neighbour. */
-export const KEYS_PROTOCOL = "/ringtmp/data/ps/1";
+/** Under the data plane: whoever has such a stream with a node is its neighbour. Servers may have keys of several jobs, each apart from the others. */
+export function keysProtocol(job: string): string {
+  return `/ringtmp/data/ps/1/${job}`;
+}
+
 /** Bytes of a key and its value. */
 const PAIR_BYTES = 8;
 const KEY_BYTES = 4;

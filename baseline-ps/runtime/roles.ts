@@ -21,7 +21,7 @@ import { divideKeys, type KeyMap } from "../core/key-map.ts";
 import { NodeAccount } from "./account.ts";
 import { fillStore, saveKeys } from "./checkpoint-files.ts";
 import { KeyClient } from "./key-client.ts";
-import { KEYS_PROTOCOL } from "./key-frames.ts";
+import { keysProtocol } from "./key-frames.ts";
 import { KeyServer } from "./key-server.ts";
 import { initialLayer, layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
@@ -80,7 +80,7 @@ export async function runServer(init: RoleInit): Promise<void> {
     shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
     onFailure: (_, error) => failed.reject(error),
   });
-  await listen(init, KEYS_PROTOCOL, (stream) => server.accept(stream));
+  await listen(init, keysProtocol(job.job), (stream) => server.accept(stream));
   await Promise.race([member.finish, member.failed, failed.promise]);
   const facts = { role: "server", layers: [], parameters: range.end - range.start, neighbours: workers };
   const report = account.report({

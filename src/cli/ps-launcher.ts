@@ -2,15 +2,16 @@
  * @file Starts the processes of a parameter server on this machine and watches them: first the manager, which says where it listens, then the
  * others. A process that dies ends the run, by its name.
  */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { PsRole } from "../../baseline-ps/index.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
-import { ToldFailure, type ToldError } from "./failure.ts";
+import { tellError, ToldFailure, type ToldError } from "./failure.ts";
 import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
 import type { Progress } from "./progress.ts";
 import type { PsProcessInit } from "./ps-process.ts";
 import type { NodeEvent } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
+import { shareServers } from "./shared-servers.ts";
 
 /** How long the others may take to end after the run has failed. */
 const END_LIMIT_MS = 5_000;
@@ -80,15 +81,22 @@ class PsLauncher {
   }
 
   #startMembers(manager: readonly string[]): void {
-    const { servers, nodes } = this.#request.settings;
+    const { settings, serversOf, out } = this.#request;
+    const { servers, nodes } = settings;
     const start = (kind: PsRole["kind"], count: number): void => {
       for (let index = 0; index < count; index += 1) {
         this.#start(`${kind} ${index}`, { kind: "member", member: { kind, index }, manager });
       }
     };
     start("scheduler", 1);
-    start("server", servers);
+    if (serversOf === null) start("server", servers);
+    else shareServers(serversOf, { manager, out: resolve(out) }).catch((error: unknown) => this.#unshared(error));
     start("worker", nodes);
+  }
+
+  #unshared(error: unknown): void {
+    this.#failures.push(tellError(error, undefined));
+    for (const { process: child } of this.#children) child.kill("SIGTERM");
   }
 
   #hear(event: NodeEvent): void {

@@ -16,11 +16,13 @@ import { controlSocket, entryFor, serveControl, type ControlRequest } from "../r
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
 import { watchMemory } from "../runtime/process-memory.ts";
+import { defined } from "../types/assert.ts";
 import { InterruptedError, NodeLostError } from "../types/errors.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { openRun } from "./open-run.ts";
 import { notDurableText } from "./progress.ts";
 import type { NodeEvent } from "./run-node.ts";
+import { type ServeRequest, serveRequestSchema } from "./shared-servers.ts";
 
 export interface PsProcessInit {
   readonly system: "ps";
@@ -42,6 +44,8 @@ export class PsProcess {
   #log: Logger | undefined;
   #transport: Transport | undefined;
   #control: { close(): void } | undefined;
+  /** Other runs that this server serves too. */
+  readonly #hosted = new Map<string, Promise<void>>();
   #step = 0;
   #loss: number | null = null;
 
@@ -67,6 +71,10 @@ export class PsProcess {
     try {
       const living = role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager);
       await Promise.race([living, this.#outgrown.promise, this.#stopped.promise]);
+      for (const [out, serving] of this.#hosted) {
+        this.#emit({ kind: "warning", text: `${this.#name} stays for the run in ${out}` });
+        await Promise.race([serving, this.#outgrown.promise]);
+      }
       return undefined;
     } catch (error) {
       return this.fail(error);
@@ -149,6 +157,32 @@ export class PsProcess {
     this.#emit({ kind: "left" });
   }
 
+  /** Its keys, steps and clients are apart from this run's. Whatever becomes of it, this run goes on. */
+  async #host({ server, manager, out }: ServeRequest): Promise<void> {
+    try {
+      await joinParameterServer({
+        ...{ role: { kind: "server", index: server }, manager, engine: this.#init.settings.engine },
+        ...{ transport: defined(this.#transport, "a server listens"), folder: new RunFolder(out) },
+        data: () => Promise.reject(new Error("a server takes no data")),
+        events: { onReady: () => {}, onCommitted: () => {}, onNotDurable: () => {} },
+      });
+    } catch (error) {
+      this.#log?.warn({ out, error: String(error) }, "the other run is over");
+    } finally {
+      this.#hosted.delete(out);
+    }
+  }
+
+  #serveToo(text: string): unknown {
+    const request = serveRequestSchema.parse(JSON.parse(Buffer.from(text, "base64url").toString()));
+    const { role } = this.#init;
+    const isServer = role.kind === "member" && role.member.kind === "server" && role.member.index === request.server;
+    if (!isServer) return { isDone: false, reason: `${this.#name} is not server ${request.server}` };
+    // Who has not heard the answer asks again.
+    if (!this.#hosted.has(request.out)) this.#hosted.set(request.out, this.#host(request));
+    return { isDone: true };
+  }
+
   #open(folder: RunFolder): RunFolder {
     this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
     this.#log.info({ pid: process.pid }, "starts");
@@ -176,6 +210,7 @@ export class PsProcess {
       this.requestStop();
       return { isDone: true };
     }
+    if (request.startsWith("serve ")) return this.#serveToo(request.slice("serve ".length));
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
     const members = job.members.map(({ role, peerId, addresses }) => {
       return { node: nodeOf(role, job.settings), peerId, addresses, layers: [] };

@@ -10,6 +10,8 @@ export interface RunRequest {
   readonly local: number;
   readonly listen: string | null;
   readonly invite: string | null;
+  /** A parameter server under way whose servers serve this run too. */
+  readonly serversOf: string | null;
 }
 
 /** A run that ended in order; `interrupted` where the user ended it. */

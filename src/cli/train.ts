@@ -15,6 +15,7 @@ import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
 import { refuseRunning, resumedSettings } from "./resume.ts";
 import { trainSerial } from "./serial.ts";
+import { sharedServerCount } from "./shared-servers.ts";
 import { printSummary } from "./print-summary.ts";
 import { givenValues } from "./training-flags.ts";
 
@@ -37,11 +38,11 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   if (fork === true && typeof resume !== "string") {
     throw new UsageError("--fork of which run?", "name its folder with --resume");
   }
-  if (typeof resume !== "string") return newRequest(parseSettings(givenValues(options)), options);
+  if (typeof resume !== "string") return newRequest(parseSettings(givenAndShared(options)), options);
   if (fork !== true && out !== undefined) {
     throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
   }
-  const settings = resumedSettings(resume, givenValues(options), fork === true);
+  const settings = resumedSettings(resume, givenAndShared(options), fork === true);
   if (fork !== true) {
     return requestFor(settings, { ...options, out: resume }, true);
   }
@@ -49,6 +50,22 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   const warn = (text: string): void => progress.say(`warning: ${text}`);
   await forkRun(resume, request.out, settings, { force: request.force, warn });
   return request;
+}
+
+/** What is given; how many servers there are is known where they are another run's. */
+function givenAndShared(options: Options): Record<string, unknown> {
+  const given = givenValues(options);
+  const run = textOf(options["serversOf"]);
+  if (run === null) return given;
+  const servers = sharedServerCount(run);
+  if (given["system"] !== "ps") {
+    throw new UsageError("--servers-of needs --system ps", "add --system ps");
+  }
+  if (given["servers"] === undefined || Number(given["servers"]) === servers) return { ...given, servers };
+  throw new UsageError(
+    `--servers ${String(given["servers"])} with --servers-of ${run}, which has ${servers}`,
+    "leave --servers out",
+  );
 }
 
 /** Of a run from the beginning. Throws UsageError for what can be known to be wrong before any process starts. */
@@ -61,8 +78,11 @@ function requestFor(settings: Settings, options: Options, resume: boolean): RunR
   const out = textOf(options["out"]) ?? defaultOut(settings);
   refuseRunning(out);
   const local = localCount(textOf(options["local"]), settings.nodes);
-  const { listen, invite, force } = options;
-  return { settings, out, force: force === true, resume, local, listen: textOf(listen), invite: textOf(invite) };
+  const { listen, invite, force, serversOf } = options;
+  return {
+    ...{ settings, out, force: force === true, resume, local },
+    ...{ listen: textOf(listen), invite: textOf(invite), serversOf: textOf(serversOf) },
+  };
 }
 
 function textOf(value: unknown): string | null {

@@ -38,9 +38,9 @@ export interface NodeEntry {
   readonly startedMs: number;
 }
 
-/** `cut` and `mend` name the peer at the link's other end. */
-export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}`;
-const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100})$/;
+/** `cut` and `mend` name the peer at the link's other end; `serve`: a server of keys for another run, as JSON in base64url. */
+export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}` | `serve ${string}`;
+const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100}|serve [\w-]{1,32000})$/;
 
 /** What a node answers to what is not a question. */
 export type Obeyed = { readonly isDone: true } | { readonly isDone: false; readonly reason: string };
