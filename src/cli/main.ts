@@ -75,7 +75,7 @@ function addRunCommands(program: Command): void {
     .option("--servers-of <job>", "a parameter server under way whose servers serve this run's workers too")
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2\n  ringtmp train --system ps -n 2 --servers-of results/runs/first --model mlp:784-64-10",
+      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2\n  ringtmp train --system ps -n 2 --servers-of results/runs/first",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");

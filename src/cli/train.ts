@@ -57,10 +57,8 @@ function givenAndShared(options: Options): Record<string, unknown> {
   const given = givenValues(options);
   const run = textOf(options["serversOf"]);
   if (run === null) return given;
+  if (given["system"] !== "ps") throw new UsageError("--servers-of needs --system ps", "add --system ps");
   const servers = sharedServerCount(run);
-  if (given["system"] !== "ps") {
-    throw new UsageError("--servers-of needs --system ps", "add --system ps");
-  }
   if (given["servers"] === undefined || Number(given["servers"]) === servers) return { ...given, servers };
   throw new UsageError(
     `--servers ${String(given["servers"])} with --servers-of ${run}, which has ${servers}`,

@@ -6,8 +6,26 @@ import { MemoryNetwork } from "../../src/net/memory.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
+/** Servers on which several groups of workers train. */
+export class SharedServers implements AsyncDisposable {
+  readonly network = new MemoryNetwork();
+  readonly #transports = new Map<string, Transport>();
+
+  transport(name: string): Transport {
+    const transport = this.#transports.get(name) ?? this.network.join(name);
+    this.#transports.set(name, transport);
+    return transport;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
+  }
+}
+
 export interface ServersOptions {
   readonly firstStep?: number;
+  /** With the name of this group. */
+  readonly shared?: { readonly servers: SharedServers; readonly group: string };
   /** `close` ends everything that a process says and hears, as if it had died. */
   readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
 }
@@ -17,18 +35,28 @@ export async function runServers(
   folder: RunFolder,
   options: ServersOptions = {},
 ): Promise<Outcome> {
-  const network = new MemoryNetwork();
+  const { shared } = options;
+  const network = shared?.servers.network ?? new MemoryNetwork();
   const byName = new Map<string, Transport>();
   const close = ({ kind, index }: PsRole): void => void byName.get(`${kind}-${index}`)?.close();
   const create = (name: string): Transport => {
-    const transport = network.join(name);
+    if (shared !== undefined && name.startsWith("server-")) return shared.servers.transport(name);
+    const transport = network.join(shared === undefined ? name : `${shared.group}-${name}`);
     byName.set(name, transport);
     return transport;
   };
   const manager = create("manager");
   const data = dataOf(settings);
   const managing = manageParameterServer({
-    ...{ job: "00c0ffee00c0ffee", settings, dataSha256: data.sha256, firstStep: options.firstStep ?? 0, folder },
+    ...{
+      job: Buffer.from(shared?.group ?? "only")
+        .toString("hex")
+        .padStart(16, "0"),
+      settings,
+      dataSha256: data.sha256,
+      firstStep: options.firstStep ?? 0,
+      folder,
+    },
     ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
   });
   managing.catch(() => {});

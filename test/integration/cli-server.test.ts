@@ -6,6 +6,12 @@ const LIMIT_MS = 120_000;
 const JOB = ["--model", "mlp:784-24-16-10", "--batch", "32", "--micro-batches", "2", "--timeline", "none"] as const;
 const SERVER = ["--system", "ps", "-n", "2", "--servers", "2", ...JOB] as const;
 
+/** Trains on another run's servers. */
+const GUEST = [
+  ...["--system", "ps", "-n", "1", "--model", "mlp:784-16-10", "--batch", "24", "--micro-batches", "1"],
+  ...["--steps", "8", "--timeline", "none"],
+] as const;
+
 function bits({ weightsSha256, lossCurveSha256, testAccuracy, steps }: Summary) {
   return { weightsSha256, lossCurveSha256, testAccuracy, steps };
 }
@@ -15,10 +21,13 @@ test(
   async () => {
     await using cli = new CommandLine();
     const serial = await cli.train("--system", "serial", ...JOB, "--steps", "60", "--out", "serial");
-    const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.02GFLOP/s", "--out", "run");
+    const alone = await cli.train(...GUEST, "--system", "serial", "--out", "guest-serial");
+    const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.01GFLOP/s", "--out", "run");
     await cli.reached(running, "run", 5);
     const { stdout } = await cli.run("status", "--job", "run", "--json");
     expect(JSON.parse(stdout)).toMatchObject({ system: "ps" });
+    const shared = await cli.train(...GUEST, "--servers-of", "run", "--out", "guest");
+    expect(bits(shared)).toEqual(bits(alone));
     running.process.kill("SIGINT");
     const ended = await running.ended;
     expect(ended.code, ended.stderr).toBe(130);
@@ -82,6 +91,7 @@ test("mistakes are told before any process starts", async () => {
     ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
     ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
     ["--server-replicas 1", /--server-replicas: not in this version/],
+    ["--servers-of elsewhere", /--servers-of elsewhere: no parameter server runs there/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);
   for (const [index, { code, stdout, stderr }] of (await cli.runEach(lines)).entries()) {
