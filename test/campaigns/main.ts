@@ -6,6 +6,7 @@ import { chaos } from "./chaos.ts";
 import { consistency } from "./consistency.ts";
 import { explore } from "./explorer.ts";
 import { overlap } from "./overlap.ts";
+import { psBits } from "./ps-bits.ts";
 import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
@@ -19,6 +20,7 @@ const RUNS = {
   consistency: () => runCampaign(consistency, ids),
   explorer: explore,
   overlap: () => runCampaign(overlap, ids),
+  "ps-bits": () => runCampaign(psBits, ids),
   recovery,
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),
