@@ -61,7 +61,7 @@ function givenAndShared(options: Options): Record<string, unknown> {
   const servers = sharedServerCount(run);
   if (given["servers"] === undefined || Number(given["servers"]) === servers) return { ...given, servers };
   throw new UsageError(
-    `--servers ${String(given["servers"])} with --servers-of ${run}, which has ${servers}`,
+    `--servers-of ${run}: that run has ${servers} servers, not as many as --servers says`,
     "leave --servers out",
   );
 }
