@@ -80,7 +80,7 @@ export function inputOf(client: number, { header, payload }: Frame, shard: KeyRa
       checkKeys(keys, shard);
       if (keys.length === 0) throw wrong("a pull of no key");
       const hull = { start: keys[0]!, end: keys.at(-1)! + 1 };
-      return { input: { kind: "pull", ...request, leastVersion: step, keys: [hull] }, keys };
+      return { input: { kind: "pull", ...request, leastVersion: step, keys: [hull], single: keys }, keys };
     }
     case FrameKind.subscribe: {
       checkRange(value, microBatch, shard);
