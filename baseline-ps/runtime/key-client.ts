@@ -7,7 +7,7 @@ import type { Transport } from "../../src/net/transport.ts";
 import { assert, defined } from "../../src/types/assert.ts";
 import { NodeLostError, ProtocolError, UsageError } from "../../src/types/errors.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
-import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import { DataType, FrameKind, type FrameHeader, TENSOR_BYTES_MAX } from "../../src/wire/header.ts";
 import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
@@ -234,6 +234,7 @@ export class KeyClient {
   }
 
   #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {
+    for (const [server, part] of parts) checkSize(server, part);
     const timestamp = this.#requests.next;
     const [settled, issued] = [Promise.withResolvers<number>(), Promise.withResolvers<void>()];
     // Told to whoever waits; nobody has to.
@@ -299,6 +300,16 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array)
 
 function checkLength({ start, end }: KeyRange, values: Float32Array): void {
   if (values.length !== end - start) throw wrongLength(end - start, values.length);
+}
+
+/** A message that is too long would end the link, and blame the server. */
+function checkSize(server: number, { payload, into }: Part): void {
+  const bytes = Math.max(payload?.byteLength ?? 0, into?.byteLength ?? 0);
+  if (bytes <= TENSOR_BYTES_MAX) return;
+  throw new UsageError(
+    `${bytes} bytes in one message with server ${server}, which has at most ${TENSOR_BYTES_MAX}`,
+    "use more servers, or name fewer keys at once",
+  );
 }
 
 function wrongLength(keys: number, values: number): UsageError {
