@@ -21,7 +21,7 @@ export class SparseBlock {
   constructor(task: SparseTask, { from, to }: Block) {
     const samples = Array.from({ length: to - from }, (_, index) => drawSample(task, from + index));
     const touched = new Set(samples.flatMap(({ keys }) => [...keys]));
-    this.keys = Uint32Array.from(touched).sort();
+    this.keys = Uint32Array.from(touched).toSorted();
     const placeOf = new Map([...this.keys].map((key, place) => [key, place]));
     this.#places = samples.map(({ keys }) => keys.map((key) => placeOf.get(key)!));
     this.#labels = samples.map(({ label }) => label);

@@ -55,7 +55,7 @@ export function drawSample({ seed, octaves, draws }: SparseTask, index: number):
   const random = new RandomStream(seed, RandomPurpose.sparseSample, index);
   const features = new Set([INTERCEPT]);
   for (let draw = 0; draw < draws; draw += 1) features.add(drawKey(random, octaves));
-  const keys = Uint32Array.from(features).sort();
+  const keys = Uint32Array.from(features).toSorted();
   // The sum of two uniform numbers: a triangle over (-1, 1).
   const noise = random.nextFloat() + random.nextFloat() - 1;
   const score = keys.reduce((sum, key) => sum + drawWeight(seed, key), noise);

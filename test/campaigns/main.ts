@@ -12,6 +12,7 @@ import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 import { soak } from "./soak.ts";
+import { sparse } from "./sparse.ts";
 
 const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
@@ -26,6 +27,7 @@ const RUNS = {
   schedules: () => runCampaign(schedules, ids),
   simulator: () => runCampaign(simulator, ids),
   soak,
+  sparse,
 } as const;
 
 try {
