@@ -263,7 +263,7 @@ test.each([
   const sent = { sequence: 0, grantedBytes: 0, payloadBytes: payload.byteLength, payloadChecksum: 0 };
   const header = { ...frameFields({ kind }), ...sent };
   const hear = (): unknown => {
-    if (payload.byteLength > 0) memoryFor(header, SHARD).set(payload);
+    if (payload.byteLength > 0) memoryFor(header, SHARD, (sizeBytes) => new Uint8Array(sizeBytes)).set(payload);
     return inputOf(0, { header, payload }, SHARD);
   };
   expect(hear).toThrow("a worker sent what this server does not take");
