@@ -35,9 +35,9 @@ class SparseProcess {
     const { promise, resolve, reject } = Promise.withResolvers<ReportOf<Kind>>();
     this.#child.once("message", (report: SparseReport) => {
       if (report.kind === kind) resolve(report as ReportOf<Kind>);
-      else reject(lost(this.#name, report.kind === "failed" ? report.message : `said ${report.kind}`));
+      else reject(lost(this.#name, report.kind === "failed" ? `failed: ${report.message}` : `said ${report.kind}`));
     });
-    void this.#ended.then(() => reject(lost(this.#name, "has ended")));
+    void this.#ended.then(() => reject(lost(this.#name, "ended before it was done")));
     const stop = (): void => reject(signal.reason as Error);
     if (signal.aborted) stop();
     else signal.addEventListener("abort", stop, { once: true });
@@ -99,5 +99,5 @@ async function conduct(
 }
 
 function lost(who: string, what: string): NodeLostError {
-  return new NodeLostError(`${who}: ${what}`, "see what it wrote above; start it again");
+  return new NodeLostError(`${who} ${what}`, "see what it wrote above; start it again");
 }

@@ -50,8 +50,6 @@ export type SparseReport =
       readonly samples: number;
       readonly keys: number;
       readonly records: readonly StepRecord[];
-      /** From the first pull to the loss after the last update. */
-      readonly elapsedMs: number;
     }
   | { readonly kind: "failed"; readonly message: string };
 
@@ -88,12 +86,10 @@ async function work({ index, run, servers }: Extract<SparseRole, { kind: "worker
   const map = divideKeys(keyCount(task), run.servers);
   const client = await KeyClient.connect({ job: JOB, client: index, map, servers, transport, nowMs });
   const records: StepRecord[] = [];
-  const startMs = nowMs();
   const onStep = (record: StepRecord): void => void records.push(record);
   await trainSparse({ client, block, share: index, consistency, steps, onStep });
-  const elapsedMs = nowMs() - startMs;
   await client.close();
-  say({ kind: "trained", samples: to - from, keys: block.keys.length, records, elapsedMs });
+  say({ kind: "trained", samples: to - from, keys: block.keys.length, records });
 }
 
 process.on("disconnect", () => process.exit());

@@ -3,7 +3,6 @@
  * beside that of one process with dense arrays, and the bytes beside those of a push and pull of all keys. Takes less than a minute.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { keyCount } from "../../baseline-ps/applications/sparse-samples.ts";
 import type { Consistency } from "../../baseline-ps/core/consistency.ts";
@@ -66,8 +65,7 @@ function report(one: DenseLasso, outcomes: readonly (readonly [Consistency, Spar
     bytesTable(bsp),
     "\n## Bounded delay\n\n",
     "The objective after the last iteration, with all updates in. Lag: whole updates that the parameters lacked with which a worker computed; the last column counts ",
-    `them from 0 on. Times are those of ${servers + workers} processes on ${availableParallelism()} cores, with the servers' work on all ${grouped(keyCount(TASK))} keys. `,
-    "Along slow directions a late gradient is an older and larger one: delayed runs may be a little further. Longer delays need a smaller rate.\n\n",
+    "them from 0 on. Along slow directions a late gradient is an older and larger one: delayed runs may be a little further. Longer delays need a smaller rate.\n\n",
     delayTable(one, outcomes),
     `\nAfter ${steps} iterations of bsp ${grouped(bsp.weights.at(-1)!.nonZero)} weights are not zero; in one process ${grouped(one.weights.filter((weight) => weight !== 0).length)}.\n`,
   ].join("");
@@ -119,17 +117,9 @@ function delayTable(one: DenseLasso, outcomes: readonly (readonly [Consistency, 
       const lag = Math.max(0, step - version);
       lags[lag] = (lags[lag] ?? 0) + 1;
     }
-    const elapsedMs = Math.max(...outcome.workers.map((worker) => worker.elapsedMs));
     const counts = Array.from(lags, (count) => count ?? 0).join(" ");
     const difference = (objective / one.objectives.at(-1)! - 1).toExponential(1);
-    return [
-      nameOf(consistency),
-      objective.toFixed(6),
-      difference,
-      lags.length - 1,
-      (elapsedMs / RUN.steps).toFixed(1),
-      counts,
-    ];
+    return [nameOf(consistency), objective.toFixed(6), difference, lags.length - 1, counts];
   });
-  return table(["consistency", "objective", "beside one process", "largest lag", "ms an iteration", "lags"], rows);
+  return table(["consistency", "objective", "beside one process", "largest lag", "lags"], rows);
 }
