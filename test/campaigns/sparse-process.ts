@@ -14,7 +14,7 @@ import { blockOf, keyCount, type SparseTask } from "../../baseline-ps/applicatio
 import { type Consistency, rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
-import { KEYS_PROTOCOL } from "../../baseline-ps/runtime/key-frames.ts";
+import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
@@ -71,7 +71,7 @@ async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): P
   const onFailure = (_: number, error: Error): void => fail(error);
   const server = new KeyServer({ job: JOB, shard, store, clients: workers, clockwork: NO_CLOCKWORK, onFailure });
   const transport = await createLibp2pTransport({ listen: LISTEN });
-  await transport.handle(KEYS_PROTOCOL, (stream) => void server.accept(stream).catch(fail));
+  await transport.handle(keysProtocol(JOB), (stream) => void server.accept(stream).catch(fail));
   say({ kind: "listening", addresses: transport.addresses });
   // The workers are done.
   await once(process, "message");
