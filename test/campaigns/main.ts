@@ -9,7 +9,9 @@ import { overlap } from "./overlap.ts";
 import { psBits } from "./ps-bits.ts";
 import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
+import { runSeeds } from "./seed-blocks.ts";
 import { schedules } from "./schedules.ts";
+import { server } from "./server.ts";
 import { simulator } from "./simulator.ts";
 import { soak } from "./soak.ts";
 import { sparse } from "./sparse.ts";
@@ -22,9 +24,10 @@ const RUNS = {
   explorer: explore,
   overlap: () => runCampaign(overlap, ids),
   "ps-bits": () => runCampaign(psBits, ids),
-  recovery,
+  recovery: () => runSeeds(recovery),
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),
+  server: () => runSeeds(server),
   simulator: () => runCampaign(simulator, ids),
   soak,
   sparse,

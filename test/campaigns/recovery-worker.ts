@@ -5,12 +5,13 @@ import { parentPort } from "node:worker_threads";
 import { drawScenario } from "../helpers/recovery-simulation-scenario.ts";
 import { brokenRule } from "../helpers/recovery-simulation-shrink.ts";
 import { simulateRecovery, type RecoveryOutcome } from "../helpers/recovery-simulation.ts";
-import { add, BLOCK, type Block } from "./recovery-blocks.ts";
+import type { RecoveryGroup } from "./recovery.ts";
+import { add, BLOCK, type Block } from "./seed-blocks.ts";
 
 /** Upper ends, in virtual milliseconds. */
 const RESUME_MS = [100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 90_000];
 
-function runBlock(first: number): Block {
+function runBlock(first: number): Block<RecoveryGroup> {
   const [counts, crashes, recomputed, resumed] = [{}, {}, {}, {}] as Record<string, number>[];
   const broken: { seed: number; rule: string }[] = [];
   for (let seed = first; seed < first + BLOCK; seed += 1) {

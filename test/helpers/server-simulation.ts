@@ -112,6 +112,8 @@ export class ServerSimulation {
   readonly #queue = new EventQueue();
   readonly #thunks: (() => void)[] = [];
   readonly #isTold: boolean;
+  /** What has happened so far. */
+  readonly counts = { events: 0, messages: 0, lost: 0, doubled: 0 };
   nowMs = 0;
 
   constructor(scenario: ServerScenario, isTold = false) {
@@ -141,8 +143,9 @@ export class ServerSimulation {
   run(): void {
     for (const worker of this.workers) worker.start();
     if (this.scenario.stopMs < Infinity) this.at(this.scenario.stopMs, () => this.#schedule({ kind: "stop" }));
-    for (let events = 0; this.#queue.size > 0 && !this.workers.every(({ hasEnded }) => hasEnded); events += 1) {
-      if (events > EVENTS_MAX) throw new Error(`not at its end after ${EVENTS_MAX} events`);
+    while (this.#queue.size > 0 && !this.workers.every(({ hasEnded }) => hasEnded)) {
+      this.counts.events += 1;
+      if (this.counts.events > EVENTS_MAX) throw new Error(`not at its end after ${EVENTS_MAX} events`);
       this.nowMs = this.#queue.time;
       this.#thunks[this.#queue.pop()]!();
     }
@@ -161,11 +164,17 @@ export class ServerSimulation {
   carry(way: string, arrive: () => void): void {
     const { lossPermille, duplicatePermille, delayMsMax } = this.scenario;
     const send = (): void => {
-      if (this.random.nextBelow(1_000) < lossPermille) return this.note(() => `${way}: lost`);
+      this.counts.messages += 1;
+      if (this.random.nextBelow(1_000) < lossPermille) {
+        this.counts.lost += 1;
+        return this.note(() => `${way}: lost`);
+      }
       this.at(this.nowMs + this.random.nextFloat() * delayMsMax, arrive);
     };
     send();
-    if (this.random.nextBelow(1_000) < duplicatePermille) send();
+    if (this.random.nextBelow(1_000) >= duplicatePermille) return;
+    this.counts.doubled += 1;
+    send();
   }
 
   toServer(server: number, input: ShardInput): void {
