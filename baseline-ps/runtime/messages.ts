@@ -63,12 +63,12 @@ export type Order = z.infer<typeof orderSchema>;
 /** What a process tells of itself when it has nothing more to do. */
 export interface MemberReport {
   readonly report: NodeReport | null;
-  /** Tasks by lag, of a worker. */
-  readonly lags: readonly number[];
   /** The run, of a scheduler. */
   readonly run: {
     readonly losses: readonly number[];
     readonly stepMs: number;
+    /** Shares by the steps that their parameters lagged. */
+    readonly lags: readonly number[];
     readonly testAccuracy: number | null;
     /** SHA-256 of each layer, hexadecimal, at the end. */
     readonly layerDigests: Readonly<Record<string, string>>;
@@ -100,7 +100,7 @@ export const givenSchema = z.strictObject({ number: count, task: taskSchema });
 export const tellingSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("ask"), number: count }),
   z.strictObject({ kind: z.literal("losses"), step: count, share: count, losses: z.array(z.number()).max(65_536) }),
-  z.strictObject({ kind: z.literal("done"), step: count, share: count }),
+  z.strictObject({ kind: z.literal("done"), step: count, share: count, version: count }),
   z.strictObject({
     kind: z.literal("pauseDone"),
     number: count,

@@ -23,7 +23,7 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     // A worker's share is not a step where others go on meanwhile.
     stepMsMedian: run.stepMs,
     ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap },
-    lagHistogram: lagHistogram([...reports.values()]),
+    lagHistogram: run.lags,
     bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,
   };
 }
@@ -37,12 +37,6 @@ export function stepMsMedian(lines: readonly MetricsLine[]): number {
   if (width < 1) return 0;
   const ends = lines.slice(width);
   return median(ends.map(({ elapsedMs }, index) => (elapsedMs - lines[index]!.elapsedMs) / width));
-}
-
-/** Shares by how many steps their parameters lagged. */
-function lagHistogram(reports: readonly MemberReport[]): readonly number[] {
-  const length = Math.max(0, ...reports.map(({ lags }) => lags.length));
-  return Array.from({ length }, (_, lag) => reports.reduce((sum, { lags }) => sum + (lags[lag] ?? 0), 0));
 }
 
 /**

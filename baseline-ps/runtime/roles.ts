@@ -28,6 +28,7 @@ import type { Member } from "./member.ts";
 import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
 import { stepMsMedian } from "./ps-summary.ts";
 import { ServerFunctions } from "./server-functions.ts";
+import { ShareHistory } from "./share-history.ts";
 import { ShardStore } from "./store.ts";
 import { TaskLine, TaskServer } from "./tasks.ts";
 import { PsWorker } from "./worker.ts";
@@ -93,7 +94,7 @@ export async function runServer(init: RoleInit): Promise<void> {
     },
     ...{ ...facts, layerDigests: {}, initialLayerDigests: {} },
   });
-  member.report({ report, lags: [], run: null });
+  member.report({ report, run: null });
   await Promise.race([member.over(), member.failed]);
   await server.close(GOODBYE_LIMIT_MS);
 }
@@ -149,7 +150,7 @@ export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
       ...{ neighbours: settings.servers, layerDigests: {} },
       initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
     });
-    member.report({ report, lags: worker.lags.map((count) => count ?? 0), run: null });
+    member.report({ report, run: null });
     await tasks.close();
     await client.close();
     await Promise.race([member.over(), member.failed]);
@@ -169,8 +170,9 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   const recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: events.onNotDurable });
   recorder.write(true);
   const { assignment } = rulesOf(settings.consistency);
+  const history = new ShareHistory(folder, firstStep, events.onNotDurable);
   const tasks = new TaskServer({
-    ...{ job: job.job, recorder, ...events },
+    ...{ job: job.job, recorder, history, ...events },
     scheduler: {
       ...{ workers, assignment, firstStep, steps, microBatches, batch, stopAtLoss },
       ...{ evaluateEvery: validateEvery, saveEvery: checkpointEvery },
@@ -180,9 +182,11 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   events.onReady(tasks);
   await Promise.race([tasks.ended, member.failed]);
   recorder.finish();
+  history.flush();
   const { testAccuracy, layerDigests } = tasks;
   const stepMs = stepMsMedian(recorder.lines.slice(firstStep));
-  member.report({ report: null, lags: [], run: { losses: recorder.losses, stepMs, testAccuracy, layerDigests } });
+  const run = { losses: recorder.losses, stepMs, lags: history.lags, testAccuracy, layerDigests };
+  member.report({ report: null, run });
   await tasks.close();
   await Promise.race([member.over(), member.failed]);
 }

@@ -6,6 +6,7 @@ import { nowMs } from "../../src/runtime/clock.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
 import { Scheduler, type SchedulerInit, type SchedulerInput, type Task } from "../core/scheduler.ts";
 import { givenSchema, TASKS_PROTOCOL, type Telling, tellingSchema } from "./messages.ts";
+import type { ShareHistory } from "./share-history.ts";
 import { acceptTalk, openTalk, tell } from "./talk.ts";
 import type { PauseOutcome, TaskSource } from "./worker.ts";
 
@@ -55,8 +56,8 @@ export class TaskLine implements TaskSource {
     this.#say({ kind: "losses", step, share, losses: [...losses] });
   }
 
-  done(step: number, share: number): void {
-    this.#say({ kind: "done", step, share });
+  done(step: number, share: number, version: number): void {
+    this.#say({ kind: "done", step, share, version });
   }
 
   pauseDone({ evaluated, layerDigests, notDurable }: PauseOutcome): void {
@@ -76,6 +77,7 @@ export interface TaskServerInit {
   readonly job: string;
   readonly scheduler: SchedulerInit;
   readonly recorder: Recorder;
+  readonly history: ShareHistory;
   readonly onCommitted: (step: number, loss: number) => void;
   readonly onNotDurable: (step: number, reason: string) => void;
 }
@@ -128,7 +130,12 @@ export class TaskServer {
 
   #hear(worker: number, telling: Telling): void {
     if (telling.kind === "ask") return this.#drive({ ...telling, worker });
-    if (telling.kind !== "pauseDone") return this.#drive(telling);
+    if (telling.kind === "losses") return this.#drive(telling);
+    if (telling.kind === "done") {
+      const { kind, step: ofStep, share, version } = telling;
+      this.#init.history.add({ step: ofStep, share, worker, version });
+      return this.#drive({ kind, step: ofStep, share });
+    }
     const { number, evaluated, layerDigests, notDurable } = telling;
     const step = this.#machine.committed;
     const { recorder, onNotDurable } = this.#init;
@@ -148,6 +155,7 @@ export class TaskServer {
     for (const output of this.#machine.handle(input)) {
       if (output.kind === "committed") {
         this.#init.recorder.committed(output.step, output.loss, nowMs());
+        this.#init.history.flush();
         this.#init.onCommitted(output.step, output.loss);
         continue;
       }

@@ -11,7 +11,7 @@ import { evaluationCount, type Feeder } from "../../src/runtime/feeder.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { POOL_PLACES } from "../../src/nn/layout.ts";
 import { NotFiniteError } from "../../src/types/errors.ts";
-import { type Consistency, lagOf, leastVersion, rulesOf } from "../core/consistency.ts";
+import { type Consistency, leastVersion, rulesOf } from "../core/consistency.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
 import type { KeyClient } from "./key-client.ts";
@@ -22,7 +22,7 @@ import { LayerParameters, type Parameters } from "./layer-parameters.ts";
 export interface TaskSource {
   next(): Promise<Task>;
   losses(step: number, share: number, losses: readonly number[]): void;
-  done(step: number, share: number): void;
+  done(step: number, share: number, version: number): void;
   pauseDone(outcome: PauseOutcome): void;
 }
 
@@ -53,8 +53,6 @@ export interface WorkerInit {
 type Train = Extract<Task, { kind: "train" }>;
 
 export class PsWorker {
-  /** How many tasks had parameters that lagged by so many steps. */
-  readonly lags: number[] = [];
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
   readonly #parameters: Parameters;
@@ -111,11 +109,10 @@ export class PsWorker {
       }
       pushes.push(...(await this.#backward(task, microBatch)));
     }
-    const lag = lagOf(step, this.#parameters.version);
-    this.lags[lag] = (this.lags[lag] ?? 0) + 1;
+    const { version } = this.#parameters;
     const applied = Promise.all(pushes.map((timestamp) => client.wait(timestamp)));
     const failed = (error: Error): void => void (this.#failure ??= error);
-    this.#ends.push(applied.then(() => tasks.done(step, share), failed));
+    this.#ends.push(applied.then(() => tasks.done(step, share, version), failed));
     clockwork.stepEnded();
   }
 

@@ -27,6 +27,8 @@ export const RUN_FILES = {
   environment: "environment.json",
   metrics: "metrics.jsonl",
   events: "events.jsonl",
+  /** Of a parameter server. */
+  history: "history.jsonl",
   summary: "summary.json",
   trace: "trace.json",
   job: "job.json",

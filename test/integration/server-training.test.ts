@@ -1,5 +1,7 @@
 /** @file A parameter server trains: in bsp with the bits of one process, whatever the servers and workers; else within its bounds. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { ShareLine } from "../../baseline-ps/runtime/share-history.ts";
+import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
 import { newestCheckpoint } from "../../src/runtime/checkpoint.ts";
 import { bits, type Outcome, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
 import { runServers, SharedServers } from "../helpers/memory-servers.ts";
@@ -60,14 +62,25 @@ describe("with a straggler", () => {
   const SLOW = { pace: "0.00004,0.0002,0.0002,0.0002GFLOP/s", nodes: 4, servers: 2, optimizer: "sgd" } as const;
   const STEPS = 12;
 
+  /** Every share once, by what it was computed with; the summary says the same. */
+  function expectHistory(folder: RunFolder, summary: Outcome["summary"], tau: number): void {
+    const lines = folder.readLines(RUN_FILES.history) as readonly ShareLine[];
+    const shares = lines.map(({ step, share }) => 4 * step + share).toSorted((a, b) => a - b);
+    expect(shares).toEqual(Array.from({ length: 4 * STEPS }, (_, index) => index));
+    for (const { step, version, lag } of lines) expect(lag).toBe(Math.max(0, step - version));
+    expect(Math.max(...lines.map(({ lag }) => lag))).toBeLessThanOrEqual(tau);
+    const histogram = summary["lagHistogram"] as readonly number[];
+    expect(histogram).toEqual(histogram.map((_, wanted) => lines.filter(({ lag }) => lag === wanted).length));
+    expect(histogram.reduce((sum, count) => sum + count, 0)).toBe(lines.length);
+  }
+
   test.each([0, 1, 2, 4, 8, 16])(
     "no parameters lag by more than %i",
     async (tau) => {
       const settings = psSettings({ ...SLOW, consistency: "bounded", tau, steps: STEPS });
-      const { summary, losses } = await runServers(settings, scratch.folder());
-      const histogram = summary["lagHistogram"] as readonly number[];
-      expect(histogram.length).toBeLessThanOrEqual(tau + 1);
-      expect(histogram.reduce((sum, count) => sum + count, 0)).toBe(4 * STEPS);
+      const folder = scratch.folder();
+      const { summary, losses } = await runServers(settings, folder);
+      expectHistory(folder, summary, tau);
       expect(losses).toHaveLength(STEPS);
       expect(losses.at(-1)).toBeLessThan(losses[0]!);
     },
@@ -81,10 +94,9 @@ describe("with a straggler", () => {
     "%s trains to the end",
     async (consistency, tau) => {
       const settings = psSettings({ ...SLOW, consistency, tau, steps: STEPS });
-      const { summary, losses } = await runServers(settings, scratch.folder());
-      const histogram = summary["lagHistogram"] as readonly number[];
-      expect(histogram.reduce((sum, count) => sum + count, 0)).toBe(4 * STEPS);
-      if (tau !== undefined) expect(histogram.length).toBeLessThanOrEqual(tau + 1);
+      const folder = scratch.folder();
+      const { summary, losses } = await runServers(settings, folder);
+      expectHistory(folder, summary, tau ?? Infinity);
       expect(losses.at(-1)).toBeLessThan(losses[0]!);
     },
     LIMIT_MS,
@@ -154,6 +166,10 @@ describe("the run's end", () => {
       firstStep: newestCheckpoint(folder, console.warn).manifest.step,
     });
     expect(bits(resumed)).toEqual(bits(serial));
+    const lines = folder.readLines(RUN_FILES.history) as readonly ShareLine[];
+    const shares = lines.map(({ step, share }) => 2 * step + share).toSorted((a, b) => a - b);
+    expect(shares, "every share once, over both runs").toEqual(Array.from({ length: 80 }, (_, index) => index));
+    expect(resumed.summary["lagHistogram"]).toEqual([80]);
   });
 
   test.each(["worker", "server", "scheduler"] as const)("a %s that is gone ends the run, by its name", async (kind) => {
