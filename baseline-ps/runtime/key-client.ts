@@ -11,7 +11,7 @@ import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts"
 import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
-import { KEYS_PROTOCOL, requestFields } from "./key-frames.ts";
+import { keysProtocol, requestFields } from "./key-frames.ts";
 
 /** Requests under way: their distance from the oldest travels in 16 bits. */
 const OPEN_MAX = 4096;
@@ -193,7 +193,7 @@ export class KeyClient {
 
   async #dial(addresses: readonly string[], server: number): Promise<Link> {
     const { transport, job, client } = this.#init;
-    const stream = await transport.dial(addresses, KEYS_PROTOCOL);
+    const stream = await transport.dial(addresses, keysProtocol(job));
     const receiver: Receiver = {
       destination: (header) => this.#place(header, server),
       handle: ({ header }: Frame) => this.#hear(header, server),

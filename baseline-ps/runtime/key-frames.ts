@@ -6,8 +6,11 @@ import type { KeyRange } from "../core/ranges.ts";
 import type { ShardInput } from "../core/shard.ts";
 import type { Values } from "./store.ts";
 
-/** Under the data plane: whoever has such a stream with a node is its neighbour. */
-export const KEYS_PROTOCOL = "/ringtmp/data/ps/1";
+/**
+ * Of one job: a server's process may serve several, and what is said of one job's keys never comes to another's values. Under the data plane:
+ * whoever has such a stream with a node is its neighbour.
+ */
+export const keysProtocol = (job: string): string => `/ringtmp/data/ps/1/${job}`;
 /** Bytes of a key and its value. */
 const PAIR_BYTES = 8;
 const KEY_BYTES = 4;

@@ -65,6 +65,8 @@ export interface MemberReport {
   readonly report: NodeReport | null;
   /** Tasks by lag, of a worker. */
   readonly lags: readonly number[];
+  /** Other jobs that its process served meanwhile, of a server. */
+  readonly sharedWith?: readonly string[];
   /** The run, of a scheduler. */
   readonly run: {
     readonly losses: readonly number[];

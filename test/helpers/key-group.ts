@@ -2,7 +2,7 @@
 import { rulesOf, type Consistency } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
-import { KEYS_PROTOCOL } from "../../baseline-ps/runtime/key-frames.ts";
+import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
@@ -61,7 +61,7 @@ export class KeyGroup implements AsyncDisposable {
         ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
         clockwork: NO_CLOCKWORK,
       });
-      await transports[server]!.handle(KEYS_PROTOCOL, (stream) => void keyServer.accept(stream));
+      await transports[server]!.handle(keysProtocol("job"), (stream) => void keyServer.accept(stream));
     }
     const addresses = transports.slice(0, servers).map((transport) => transport.addresses);
     const connect = (transport: Transport, client: number): Promise<KeyClient> =>
