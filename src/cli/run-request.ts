@@ -10,6 +10,8 @@ export interface RunRequest {
   readonly local: number;
   readonly listen: string | null;
   readonly invite: string | null;
+  /** Another run, by its job, name or folder, whose servers serve this one too. */
+  readonly serversOf: string | null;
 }
 
 /** A run that ended in order; `interrupted` where the user ended it. */

@@ -14,6 +14,7 @@ import { launchParameterServer } from "./ps-launcher.ts";
 import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
 import { refuseRunning, resumedSettings } from "./resume.ts";
+import { countServersOf } from "./servers-of.ts";
 import { trainSerial } from "./serial.ts";
 import { printSummary } from "./print-summary.ts";
 import { givenValues } from "./training-flags.ts";
@@ -37,11 +38,11 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   if (fork === true && typeof resume !== "string") {
     throw new UsageError("--fork of which run?", "name its folder with --resume");
   }
-  if (typeof resume !== "string") return newRequest(parseSettings(givenValues(options)), options);
+  if (typeof resume !== "string") return newRequest(parseSettings(valuesOf(options)), options);
   if (fork !== true && out !== undefined) {
     throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
   }
-  const settings = resumedSettings(resume, givenValues(options), fork === true);
+  const settings = resumedSettings(resume, valuesOf(options), fork === true);
   if (fork !== true) {
     return requestFor(settings, { ...options, out: resume }, true);
   }
@@ -51,18 +52,32 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   return request;
 }
 
+/** Whoever uses another run's servers has as many as there are. */
+function valuesOf(options: Options): Record<string, unknown> {
+  const { serversOf, servers } = options;
+  const given = givenValues(options);
+  if (typeof serversOf !== "string") return given;
+  if (servers === undefined) return { ...given, servers: countServersOf(serversOf) };
+  throw new UsageError("--servers with --servers-of: that run has as many as it has", "leave --servers out");
+}
+
 /** Of a run from the beginning. Throws UsageError for what can be known to be wrong before any process starts. */
 export function newRequest(settings: Settings, options: Options): RunRequest {
   return requestFor(settings, options, false);
 }
 
 function requestFor(settings: Settings, options: Options, resume: boolean): RunRequest {
-  checkModel(settings);
+  checkModel(settings, typeof options["serversOf"] === "string");
   const out = textOf(options["out"]) ?? defaultOut(settings);
   refuseRunning(out);
   const local = localCount(textOf(options["local"]), settings.nodes);
   const { listen, invite, force } = options;
-  return { settings, out, force: force === true, resume, local, listen: textOf(listen), invite: textOf(invite) };
+  const serversOf = textOf(options["serversOf"]);
+  if (serversOf !== null && settings.system !== "ps") {
+    throw new UsageError(`--servers-of with --system ${settings.system}`, "add --system ps");
+  }
+  const texts = { listen: textOf(listen), invite: textOf(invite), serversOf };
+  return { settings, out, force: force === true, resume, local, ...texts };
 }
 
 function textOf(value: unknown): string | null {
@@ -79,11 +94,11 @@ function localCount(value: string | null, nodes: number): number {
   );
 }
 
-/** What can be known to be wrong before any process starts. */
-function checkModel(settings: Settings): void {
+/** What can be known to be wrong before any process starts. Servers of another run keep within that run's --memory-limit. */
+function checkModel(settings: Settings, hasOthersServers: boolean): void {
   const { layers, parameters } = parseModel(settings.model);
   parseOptimizer(settings.optimizer);
-  if (settings.system === "ps") checkServers(settings, parameters);
+  if (settings.system === "ps") checkServers(settings, parameters, hasOthersServers);
   if (settings.system !== "ring") return;
   const { nodes } = settings;
   checkSchedule(shapeOf(settings, nodes), CAN_SPLIT);
@@ -94,9 +109,13 @@ function checkModel(settings: Settings): void {
 }
 
 /** Keys for each server, and room for them. */
-function checkServers({ servers, optimizer, tau, memoryLimit }: Settings, parameters: number): void {
+function checkServers(
+  { servers, optimizer, tau, memoryLimit }: Settings,
+  parameters: number,
+  areOthers: boolean,
+): void {
   const { shards } = divideKeys(parameters, servers);
-  if (memoryLimit === null) return;
+  if (memoryLimit === null || areOthers) return;
   const largest = Math.max(...shards.map(({ start, end }) => end - start));
   const neededBytes = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
   if (neededBytes <= parseMemoryLimit(memoryLimit)) return;

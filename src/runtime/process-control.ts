@@ -38,9 +38,9 @@ export interface NodeEntry {
   readonly startedMs: number;
 }
 
-/** `cut` and `mend` name the peer at the link's other end. */
-export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}`;
-const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100})$/;
+/** `cut` and `mend` name the peer at the link's other end; `host` is for servers, with the run that they are to serve as well, as JSON. */
+export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}` | `host ${string}`;
+const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100}|host \{.*\})$/;
 
 /** What a node answers to what is not a question. */
 export type Obeyed = { readonly isDone: true } | { readonly isDone: false; readonly reason: string };

@@ -1,6 +1,7 @@
 /** @file Groups of workers that train different models on the same servers: each has the bits of its own serial run, and its own end. */
 import { afterAll, expect, test } from "vitest";
 import { rulesOf } from "../../baseline-ps/core/consistency.ts";
+import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServedJobs } from "../../baseline-ps/runtime/served-jobs.ts";
@@ -125,7 +126,7 @@ test("whoever says one job at another's door is refused, and changes nothing the
   );
   await expect(opened).rejects.toThrow("another job");
   const servers = [server.addresses];
-  const map = { shards: [range] };
+  const map = divideKeys(4, 1);
   const transport = network.join("worker");
   const client = await KeyClient.connect({ job: "aa", client: 0, map, servers, transport, nowMs: () => 0 });
   await client.wait(client.push(range, Float32Array.of(1, 2, 3, 4), { step: 0, share: 0 }));
