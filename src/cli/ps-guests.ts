@@ -28,6 +28,14 @@ export interface GuestRunsInit {
   readonly onChanged: (outs: readonly string[]) => void;
 }
 
+function invitationOf(text: string): Invitation | undefined {
+  try {
+    return invitationSchema.parse(JSON.parse(text));
+  } catch {
+    return undefined;
+  }
+}
+
 /** A server is not asked for these. */
 const OF_OTHERS = {
   data: () => Promise.reject(new Error("a server has no data")),
@@ -46,7 +54,8 @@ export class GuestRuns {
   /** @param text an invitation as JSON */
   take(text: string): Obeyed {
     if (!this.#isOpen) return { isDone: false, reason: "the run that its servers belong to has ended" };
-    const invitation = invitationSchema.parse(JSON.parse(text));
+    const invitation = invitationOf(text);
+    if (invitation === undefined) return { isDone: false, reason: "that is no invitation" };
     const ended = this.#serve(invitation).finally(() => {
       this.#running.delete(invitation);
       this.#changed();
@@ -71,7 +80,9 @@ export class GuestRuns {
     try {
       await joinParameterServer({
         ...{ ...OF_OTHERS, role, manager, transport, served, folder, engine: "auto" },
-        onJob: (job) => (control = answerFor(job, folder)),
+        onJob: (job) => {
+          control = answerFor(job, folder);
+        },
       });
       log?.info({ out }, "has served it to its end");
     } catch (error) {

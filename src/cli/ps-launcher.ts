@@ -118,6 +118,7 @@ class PsLauncher {
   }
 
   #giveUp(error: unknown): void {
+    clearInterval(this.#look);
     this.#failures.push(tellError(error, undefined));
     for (const child of this.#children) child.process.kill("SIGTERM");
   }

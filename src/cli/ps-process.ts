@@ -194,10 +194,10 @@ export class PsProcess {
   /** Undefined where there can be no socket, which is told. */
   async #answerFor(job: PsJob, folder: RunFolder): Promise<{ close(): void } | undefined> {
     const { settings } = job;
-    const out = realpathSync(folder.path);
     const node = this.#nodeIn(settings);
-    const fields = { job: job.job, name: settings.name, system: "ps", node, startedMs: nowMs(), out };
     try {
+      const out = realpathSync(folder.path);
+      const fields = { job: job.job, name: settings.name, system: "ps", node, startedMs: nowMs(), out };
       return await serveControl(entryFor(fields), (request) => this.#answer(request, job));
     } catch (error) {
       this.#emit({ kind: "warning", text: `no control socket: ${String(error)}` });

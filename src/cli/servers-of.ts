@@ -6,6 +6,9 @@ import { NodeLostError, UsageError } from "../types/errors.ts";
 import { findJob } from "./job-answers.ts";
 import type { Invitation } from "./ps-guests.ts";
 
+/** A server that computes answers when it has done so. */
+const HOST_LIMIT_MS = 5_000;
+
 /** How many there are. Throws UsageError where no such run is under way, or it has no servers. */
 export function countServersOf(run: string): number {
   const [{ system, out }] = findJob(run) as readonly [NodeEntry];
@@ -26,7 +29,9 @@ export async function askServersOf(
 ): Promise<readonly NodeEntry[]> {
   const entries = findJob(run);
   const request = `host ${JSON.stringify(invitation)}` as const;
-  const answers = (await Promise.all(entries.map((entry) => ask(entry, request)))) as readonly (Obeyed | undefined)[];
+  const answers = (await Promise.all(entries.map((entry) => ask(entry, request, HOST_LIMIT_MS)))) as readonly (
+    Obeyed | undefined
+  )[];
   const coming = entries.filter((_, index) => answers[index]?.isDone === true);
   if (coming.length === servers) return coming;
   throw new NodeLostError(

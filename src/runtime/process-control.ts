@@ -116,12 +116,12 @@ function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown):
 }
 
 /** One question to one process; undefined where it does not answer in time, or not in one line of JSON. */
-export async function ask(entry: NodeEntry, request: ControlRequest): Promise<unknown> {
+export async function ask(entry: NodeEntry, request: ControlRequest, limitMs = ANSWER_LIMIT_MS): Promise<unknown> {
   return new Promise((done) => {
     const socket = createConnection(entry.socket);
     let text = "";
     socket.setEncoding("utf8");
-    socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
+    socket.setTimeout(limitMs, () => socket.destroy());
     socket.on("connect", () => socket.write(`${request}\n`));
     socket.on("data", (part: string) => {
       text += part;

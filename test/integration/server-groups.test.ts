@@ -8,10 +8,11 @@ import { ServedJobs } from "../../baseline-ps/runtime/served-jobs.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
+import { GuestRuns } from "../../src/cli/ps-guests.ts";
 import { Link } from "../../src/net/link.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
-import { bits, type Outcome, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
+import { bits, type Outcome, runSerial, Scratch, soon, tinySettings } from "../helpers/memory-ring.ts";
 import { jobOfGroup, runGroups } from "../helpers/memory-servers.ts";
 
 const LIMIT_MS = 60_000;
@@ -133,6 +134,21 @@ test("whoever says one job at another's door is refused, and changes nothing the
   expect([...stores[0]!.read(range)]).toEqual([-1, -2, -3, -4]);
   expect([...stores[1]!.read(range)]).toEqual([0, 0, 0, 0]);
   await client.close();
+});
+
+test("a server's process takes runs until its own has ended, and waits for those; one that cannot be reached harms nobody", async () => {
+  const hosted: (readonly string[])[] = [];
+  const guests = new GuestRuns({
+    ...{ role: { kind: "server", index: 0 }, transport: new MemoryNetwork().join("server"), served: new ServedJobs() },
+    ...{ log: undefined, answerFor: () => Promise.resolve(undefined), onChanged: (outs) => hosted.push(outs) },
+  });
+  for (const text of ["{", "{}", '{"manager":[],"out":"other"}']) expect(guests.take(text).isDone, text).toBe(false);
+  const invitation = JSON.stringify({ manager: ["/memory/nobody"], out: "other" });
+  expect(guests.take(invitation)).toEqual({ isDone: true });
+  const closed = guests.close();
+  expect(guests.take(invitation)).toMatchObject({ isDone: false, reason: expect.stringContaining("has ended") });
+  await soon(closed, "the end");
+  expect(hosted).toEqual([["other"], []]);
 });
 
 test("which jobs met on a process: those that overlapped, each told of the other", async () => {
