@@ -49,6 +49,12 @@ export class Levels {
     return Math.min(...this.parts(set).map(({ level }) => level));
   }
 
+  /** The smallest of single keys of the range, which are in ascending order. */
+  leastOf(keys: ArrayLike<number>): number {
+    const isTouched = ({ start, end }: KeyRange): boolean => (keys[placeOf(keys, start)] ?? Infinity) < end;
+    return Math.min(...this.#parts.filter(isTouched).map(({ level }) => level));
+  }
+
   /** The keys of the set that have this level. */
   at(level: number, set: RangeSet): RangeSet {
     return intersection(set, this.#at(level));
@@ -85,4 +91,15 @@ export function isSet(ranges: readonly KeyRange[]): ranges is RangeSet {
     const isRange = isWhole(start) && isWhole(end) && start < end;
     return isRange && (ranges[index + 1]?.start ?? Infinity) > end;
   });
+}
+
+/** The first place of a key that is not below `key`; their number, where there is none. @param keys in ascending order */
+export function placeOf(keys: ArrayLike<number>, key: number): number {
+  let [low, high] = [0, keys.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (keys[middle]! < key) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }

@@ -40,6 +40,8 @@ export type ShardInput =
       readonly kind: "pull";
       readonly oldest: number;
       readonly keys: RangeSet;
+      /** Wanted of `keys`, which is then the range around them: ascending, each once. Absent: all of them. */
+      readonly single?: ArrayLike<number>;
       readonly leastVersion: number;
     })
   /** From this version on the client is told every version of the keys, unasked. Said again, it replaces what was said before. */
@@ -300,10 +302,11 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
   #answer(): ShardOutput[] {
     return [...this.#clients.values()].flatMap((client) =>
       [...client.pulls.values()].flatMap((pull): ShardOutput[] => {
-        const version = this.#versions.least(pull.keys);
+        const { keys, single } = pull;
+        const version = single === undefined ? this.#versions.least(keys) : this.#versions.leastOf(single);
         if (version < pull.leastVersion) return [];
         client.pulls.delete(pull.timestamp);
-        return [{ kind: "answer", ...idOf({ push: pull }), keys: pull.keys, version }];
+        return [{ kind: "answer", ...idOf({ push: pull }), keys, version }];
       }),
     );
   }

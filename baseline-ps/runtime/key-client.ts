@@ -7,7 +7,7 @@ import type { Transport } from "../../src/net/transport.ts";
 import { assert, defined } from "../../src/types/assert.ts";
 import { NodeLostError, ProtocolError, UsageError } from "../../src/types/errors.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
-import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import { DataType, FrameKind, type FrameHeader, TENSOR_BYTES_MAX } from "../../src/wire/header.ts";
 import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
@@ -15,6 +15,8 @@ import { keysProtocol, requestFields } from "./key-frames.ts";
 
 /** Requests under way: their distance from the oldest travels in 16 bits. */
 const OPEN_MAX = 4096;
+/** Finished pulls of which the version is known. */
+const KNOWN_VERSIONS = 4096;
 
 export interface KeyClientInit {
   readonly job: string;
@@ -55,6 +57,8 @@ interface Part {
 interface Open {
   readonly parts: ReadonlyMap<number, Part>;
   readonly settled: PromiseWithResolvers<number>;
+  /** Resolved when nothing is waited for any more, and all `sends` are there. */
+  readonly issued: PromiseWithResolvers<void>;
   readonly sends: Promise<void>[];
   /** Least of the answers so far. */
   version: number;
@@ -70,6 +74,8 @@ export class KeyClient {
   readonly #init: KeyClientInit;
   readonly #requests = new Requests({ resendMs: Infinity, openMax: OPEN_MAX });
   readonly #open = new Map<number, Open>();
+  /** Versions of the newest finished pulls. */
+  readonly #versions = new Map<number, number>();
   readonly #subscriptions: Subscription[] = [];
   #links: readonly Link[] = [];
   #failure: Error | undefined;
@@ -111,7 +117,10 @@ export class KeyClient {
   }
 
   /**
-   * Gradients of single keys in ascending order; all other keys have none in this share. Every server is told, also one without such keys.
+   * Gradients of single keys in ascending order; all other keys have none in this share. Every server is told, also one without such keys. As it
+   * speaks of all keys, it is refused while any of them lacks more than tau steps: who has not pulled from every server names its own push of step
+   * - tau - 1 in `after`.
+   * @param keys which, like the values, are copied
    * @throws UsageError for keys that are not, or are not in order
    */
   pushSparse(keys: Uint32Array, values: Float32Array, { step, share, after }: PushOf): number {
@@ -139,7 +148,11 @@ export class KeyClient {
     return this.#issue(parts, after);
   }
 
-  /** @param keys at least one, in ascending order */
+  /**
+   * @param keys at least one, in ascending order; they stay unchanged until `sent(timestamp)`
+   * @param into written until it is finished
+   * @throws UsageError for keys that are not, or are not in order
+   */
   pullSparse(keys: Uint32Array, into: Float32Array, { leastVersion, after }: PullFrom): number {
     if (keys.length !== into.length) throw wrongLength(keys.length, into.length);
     const places = placesOf(this.#init.map, keys);
@@ -175,15 +188,22 @@ export class KeyClient {
     }
   }
 
-  /** Resolves when the request is finished, with the least version of what was pulled; rejects where a server is gone. */
+  /**
+   * Resolves when the request is finished, with the least version of what was pulled; Infinity for a push, and for a pull with `KNOWN_VERSIONS`
+   * finished after it. Rejects where a server is gone.
+   */
   async wait(timestamp: number): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
-    return this.#open.get(timestamp)?.settled.promise ?? Infinity;
+    return this.#open.get(timestamp)?.settled.promise ?? this.#versions.get(timestamp) ?? Infinity;
   }
 
-  /** Resolves when what the request sends has left, and its memory may be changed. */
+  /** Resolves when what the request sends has left, and its memory may be changed; rejects where a server is gone. */
   async sent(timestamp: number): Promise<void> {
-    await Promise.all(this.#open.get(timestamp)?.sends ?? []);
+    const open = this.#open.get(timestamp);
+    if (open === undefined) return;
+    if (this.#failure !== undefined) throw this.#failure;
+    await open.issued.promise;
+    await Promise.all(open.sends);
   }
 
   /** Says GOODBYE to every server, and waits for theirs. */
@@ -207,15 +227,19 @@ export class KeyClient {
 
   #fail(server: number, how: string): void {
     this.#failure ??= new NodeLostError(`server ${server} is gone (${how})`, "see its log; start the run again");
-    for (const { settled } of this.#open.values()) settled.reject(this.#failure);
+    for (const { settled, issued } of this.#open.values()) {
+      settled.reject(this.#failure);
+      issued.reject(this.#failure);
+    }
   }
 
   #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {
+    for (const [server, part] of parts) checkSize(server, part);
     const timestamp = this.#requests.next;
-    const settled = Promise.withResolvers<number>();
+    const [settled, issued] = [Promise.withResolvers<number>(), Promise.withResolvers<void>()];
     // Told to whoever waits; nobody has to.
-    settled.promise.catch(() => {});
-    this.#open.set(timestamp, { parts: new Map(parts), settled, sends: [], version: Infinity });
+    for (const { promise } of [settled, issued]) promise.catch(() => {});
+    this.#open.set(timestamp, { parts: new Map(parts), settled, issued, sends: [], version: Infinity });
     const servers = parts.map(([server]) => server);
     this.#drive({ kind: "issue", servers, after, nowMs: this.#init.nowMs() });
     return timestamp;
@@ -225,8 +249,7 @@ export class KeyClient {
     for (const output of this.#requests.handle(input)) {
       const open = defined(this.#open.get(output.timestamp), "the request is open");
       if (output.kind === "finished") {
-        this.#open.delete(output.timestamp);
-        open.settled.resolve(open.version);
+        this.#finish(output.timestamp, open);
         continue;
       }
       const { fields, payload } = defined(open.parts.get(output.server), "a part for each server");
@@ -234,7 +257,15 @@ export class KeyClient {
       const sent = this.#links[output.server]!.send({ ...fields, ...request }, payload);
       sent.catch(() => {});
       open.sends.push(sent);
+      open.issued.resolve();
     }
+  }
+
+  #finish(timestamp: number, { version, settled }: Open): void {
+    this.#open.delete(timestamp);
+    if (version < Infinity) this.#versions.set(timestamp, version);
+    if (this.#versions.size > KNOWN_VERSIONS) this.#versions.delete(this.#versions.keys().next().value!);
+    settled.resolve(version);
   }
 
   /** Where parameters go that a server sends. */
@@ -269,6 +300,16 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array)
 
 function checkLength({ start, end }: KeyRange, values: Float32Array): void {
   if (values.length !== end - start) throw wrongLength(end - start, values.length);
+}
+
+/** A message that is too long would end the link, and blame the server. */
+function checkSize(server: number, { payload, into }: Part): void {
+  const bytes = Math.max(payload?.byteLength ?? 0, into?.byteLength ?? 0);
+  if (bytes <= TENSOR_BYTES_MAX) return;
+  throw new UsageError(
+    `${bytes} bytes in one message with server ${server}, which has at most ${TENSOR_BYTES_MAX}`,
+    "use more servers, or name fewer keys at once",
+  );
 }
 
 function wrongLength(keys: number, values: number): UsageError {

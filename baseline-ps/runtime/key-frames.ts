@@ -6,11 +6,11 @@ import type { KeyRange } from "../core/ranges.ts";
 import type { ShardInput } from "../core/shard.ts";
 import type { Values } from "./store.ts";
 
-/**
- * Of one job: a server's process may serve several, and what is said of one job's keys never comes to another's values. Under the data plane:
- * whoever has such a stream with a node is its neighbour.
- */
-export const keysProtocol = (job: string): string => `/ringtmp/data/ps/1/${job}`;
+/** Under the data plane: whoever has such a stream with a node is its neighbour. Servers may have keys of several jobs, each apart from the others. */
+export function keysProtocol(job: string): string {
+  return `/ringtmp/data/ps/1/${job}`;
+}
+
 /** Bytes of a key and its value. */
 const PAIR_BYTES = 8;
 const KEY_BYTES = 4;
@@ -80,7 +80,7 @@ export function inputOf(client: number, { header, payload }: Frame, shard: KeyRa
       checkKeys(keys, shard);
       if (keys.length === 0) throw wrong("a pull of no key");
       const hull = { start: keys[0]!, end: keys.at(-1)! + 1 };
-      return { input: { kind: "pull", ...request, leastVersion: step, keys: [hull] }, keys };
+      return { input: { kind: "pull", ...request, leastVersion: step, keys: [hull], single: keys }, keys };
     }
     case FrameKind.subscribe: {
       checkRange(value, microBatch, shard);

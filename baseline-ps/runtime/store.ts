@@ -7,7 +7,7 @@ import type { EngineKind, Kernels } from "../../src/engine/contract.ts";
 import { loadKernels } from "../../src/engine/load.ts";
 import { EngineMemory } from "../../src/engine/memory.ts";
 import { assert, defined } from "../../src/types/assert.ts";
-import type { KeyRange, RangeSet } from "../core/ranges.ts";
+import { type KeyRange, placeOf, type RangeSet } from "../core/ranges.ts";
 import type { RequestId, ShardOutput } from "../core/shard.ts";
 import { PushMemory } from "./push-memory.ts";
 import type { KeyBlock, ServerFunction, ServerFunctions } from "./server-functions.ts";
@@ -183,15 +183,4 @@ export class ShardStore {
 
 function nameOf({ client, timestamp }: RequestId): string {
   return `${client} ${timestamp}`;
-}
-
-/** The first place of a key that is not below `key`. */
-function placeOf(keys: Uint32Array, key: number): number {
-  let [low, high] = [0, keys.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (keys[middle]! < key) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }

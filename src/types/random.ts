@@ -21,6 +21,8 @@ export const RandomPurpose = {
   syntheticCentre: 5,
   syntheticSample: 6,
   chaos: 7,
+  sparseSample: 8,
+  sparseWeight: 9,
 } as const;
 
 /**

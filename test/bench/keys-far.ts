@@ -45,7 +45,7 @@ async function serve(server: number, { encryption, servers, workers, sizes }: Gr
   const addresses = sizes.map(async (keys, size) => {
     const range = divideKeys(Math.max(keys, servers), servers).shards[server]!;
     const keyServer = new KeyServer({
-      ...{ job: `size-${size}`, clients: workers, clockwork: NO_CLOCKWORK },
+      ...{ job: `size ${size}`, clients: workers, clockwork: NO_CLOCKWORK },
       shard: { range, firstStep: 0, shares: workers, rules: rulesOf("async"), tau: Infinity },
       store: new ShardStore({ range, engine: "wasm", functions: new ServerFunctions(), function: "sgd", rate: 0.01 }),
       onFailure: (worker, error) => {
@@ -53,7 +53,7 @@ async function serve(server: number, { encryption, servers, workers, sizes }: Gr
       },
     });
     const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"], encryption });
-    await transport.handle(keysProtocol(`size-${size}`), (stream) => void keyServer.accept(stream));
+    await transport.handle(keysProtocol(`size ${size}`), (stream) => void keyServer.accept(stream));
     return transport.addresses;
   });
   return { kind: "serving", addresses: await Promise.all(addresses) };
@@ -75,7 +75,7 @@ class Worker {
     const transport = await createLibp2pTransport({ listen: [], encryption });
     const connecting = sizes.map((keys, size) =>
       KeyClient.connect({
-        ...{ job: `size-${size}`, client: worker, map: divideKeys(Math.max(keys, servers), servers), transport, nowMs },
+        ...{ job: `size ${size}`, client: worker, map: divideKeys(Math.max(keys, servers), servers), transport, nowMs },
         servers: addresses[size]!,
       }),
     );

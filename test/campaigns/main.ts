@@ -6,11 +6,13 @@ import { chaos } from "./chaos.ts";
 import { consistency } from "./consistency.ts";
 import { explore } from "./explorer.ts";
 import { overlap } from "./overlap.ts";
+import { psBits } from "./ps-bits.ts";
 import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { schedules } from "./schedules.ts";
 import { simulator } from "./simulator.ts";
 import { soak } from "./soak.ts";
+import { sparse } from "./sparse.ts";
 
 const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
@@ -19,11 +21,13 @@ const RUNS = {
   consistency: () => runCampaign(consistency, ids),
   explorer: explore,
   overlap: () => runCampaign(overlap, ids),
+  "ps-bits": () => runCampaign(psBits, ids),
   recovery,
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),
   simulator: () => runCampaign(simulator, ids),
   soak,
+  sparse,
 } as const;
 
 try {

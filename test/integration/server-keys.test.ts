@@ -158,7 +158,7 @@ test("who is no worker of the job is refused", async () => {
   const init = { map: { keys: KEYS, shards: [{ start: 0, end: KEYS }] }, servers: [group.transports[0]!.addresses] };
   const rest = { ...init, transport: group.transports[1]!, nowMs: () => 0 };
   const connect = (job: string, client: number) => KeyClient.connect({ ...rest, job, client });
-  await expect(connect("other", 0)).rejects.toThrow("does not speak");
+  await expect(connect("other", 0)).rejects.toThrow("does not speak /ringtmp/data/ps/1/other");
   await expect(connect("job", 1)).rejects.toThrow("no worker of this job");
   await expect(connect("job", 0)).rejects.toThrow("worker 0 is here already");
 });

@@ -56,6 +56,7 @@ for (const seed of [1, randomInt(1_000_000_000)]) {
       const asked = draw(random).with(random.nextBelow(KEYS), true);
       const found = known.filter((_, key) => asked[key]);
       expect(levels.least(setOf(asked))).toBe(Math.min(...found));
+      expect(levels.leastOf([...asked.keys()].filter((key) => asked[key]))).toBe(Math.min(...found));
       const parts = [...new Set(found)]
         .toSorted((x, y) => x - y)
         .map((level) => {
