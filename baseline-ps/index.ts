@@ -18,9 +18,11 @@ import { Member } from "./runtime/member.ts";
 import type { PsJob, PsRole } from "./runtime/messages.ts";
 import { psSummary } from "./runtime/ps-summary.ts";
 import { runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
+import { ServedJobs } from "./runtime/served-jobs.ts";
 
 export type { PsJob, PsRole } from "./runtime/messages.ts";
 export { divideKeys } from "./core/key-map.ts";
+export { ServedJobs } from "./runtime/served-jobs.ts";
 
 /** What a process takes before it holds any of the model. */
 const BASE_BYTES = 180 * 2 ** 20;
@@ -64,11 +66,13 @@ export interface JoinInit {
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
   readonly events: SchedulerEvents;
+  /** Of a server whose process joins several jobs, once each, with one transport: the same object every time. */
+  readonly served?: ServedJobs;
 }
 
 /** Until the run is over. Rejects with the failure that ended it, here or elsewhere. */
 export async function joinParameterServer(init: JoinInit): Promise<void> {
-  const { role, manager, transport, engine, folder, data, events } = init;
+  const { role, manager, transport, engine, folder, data, events, served = new ServedJobs() } = init;
   const member = await Member.join(transport, manager, role, chooseEngines(engine).ids);
   try {
     const job = await member.job;
@@ -78,7 +82,7 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
     const given = { job, index: role.index, transport: shaped ?? transport, lateness, member, folder };
     switch (role.kind) {
       case "server":
-        return await runServer(given);
+        return await served.during(job.job, () => runServer(given, served));
       case "worker":
         return await runWorker(given, await data(job));
       case "scheduler":
@@ -94,6 +98,5 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
 
 /** Requests of keys alone are held to the stated link. */
 function shape(transport: Transport, { job, settings: { link } }: PsJob): ShapedTransport | undefined {
-  const protocols = [keysProtocol(job)];
-  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols });
+  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols: [keysProtocol(job)] });
 }

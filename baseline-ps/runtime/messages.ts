@@ -63,6 +63,8 @@ export type Order = z.infer<typeof orderSchema>;
 /** What a process tells of itself when it has nothing more to do. */
 export interface MemberReport {
   readonly report: NodeReport | null;
+  /** Other jobs that its process served meanwhile, of a server. */
+  readonly sharedWith?: readonly string[];
   /** The run, of a scheduler. */
   readonly run: {
     readonly losses: readonly number[];

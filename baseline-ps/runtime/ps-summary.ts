@@ -24,6 +24,7 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     stepMsMedian: run.stepMs,
     ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap },
     lagHistogram: run.lags,
+    sharesServersWith: [...new Set([...reports.values()].flatMap(({ sharedWith }) => sharedWith ?? []))].toSorted(),
     bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,
   };
 }

@@ -27,6 +27,7 @@ import { initialLayer, layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
 import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
 import { stepMsMedian } from "./ps-summary.ts";
+import type { ServedJobs } from "./served-jobs.ts";
 import { ServerFunctions } from "./server-functions.ts";
 import { ShareHistory } from "./share-history.ts";
 import { ShardStore } from "./store.ts";
@@ -63,8 +64,8 @@ function addressesOf({ members }: PsJob, wanted: PsRole): readonly string[] {
   return members.find(({ role }) => role.kind === wanted.kind && role.index === wanted.index)!.addresses;
 }
 
-/** Serves its shard until nobody trains any more. */
-export async function runServer(init: RoleInit): Promise<void> {
+/** Serves its shard of the job's keys until nobody trains any more; other jobs' keys may lie beside them in this process. */
+export async function runServer(init: RoleInit, served: ServedJobs): Promise<void> {
   const { job, index, transport, member, folder } = init;
   const { settings, firstStep } = job;
   const consistency = consistencyOf(job);
@@ -76,27 +77,34 @@ export async function runServer(init: RoleInit): Promise<void> {
   fillStore(job, store, range, folder);
   const rules = rulesOf(consistency.kind);
   const failed = Promise.withResolvers<never>();
-  const server = new KeyServer({
+  let server: KeyServer | undefined = new KeyServer({
     ...{ job: job.job, store, clients: workers, clockwork: account.clockwork },
     shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
     onFailure: (_, error) => failed.reject(error),
   });
-  await listen(init, keysProtocol(job.job), (stream) => server.accept(stream));
-  await Promise.race([member.finish, member.failed, failed.promise]);
-  const facts = { role: "server", layers: [], parameters: range.end - range.start, neighbours: workers };
-  const report = account.report({
-    ...{
-      node: workers + index,
-      peerId: transport.peerId,
-      counters: server.counters,
-      pace: null,
-      link: init.lateness(),
-    },
-    ...{ ...facts, layerDigests: {}, initialLayerDigests: {} },
-  });
-  member.report({ report, run: null });
-  await Promise.race([member.over(), member.failed]);
-  await server.close(GOODBYE_LIMIT_MS);
+  const accept = async (stream: ByteStream): Promise<void> =>
+    server === undefined ? stream.abort(new Error(`job ${job.job} is over`)) : server.accept(stream);
+  await listen(init, keysProtocol(job.job), accept);
+  try {
+    await Promise.race([member.finish, member.failed, failed.promise]);
+    const facts = { role: "server", layers: [], parameters: range.end - range.start, neighbours: workers };
+    const report = account.report({
+      ...{
+        node: workers + index,
+        peerId: transport.peerId,
+        counters: server.counters,
+        pace: null,
+        link: init.lateness(),
+      },
+      ...{ ...facts, layerDigests: {}, initialLayerDigests: {} },
+    });
+    member.report({ report, run: null, sharedWith: served.metBy(job.job) });
+    await Promise.race([member.over(), member.failed]);
+    await server.close(GOODBYE_LIMIT_MS);
+  } finally {
+    // The protocol outlives the job where the process serves others; the values need not.
+    server = undefined;
+  }
 }
 
 /** Trains until the scheduler has no more tasks. */

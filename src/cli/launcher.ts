@@ -231,6 +231,8 @@ export class Launcher {
       case "left":
         child.isDone = true;
         return;
+      case "hosts":
+        return;
       case "failed":
         // What goes wrong on the way back into a ring that trains is not the run's end.
         if (!this.#isFormed || child.wasMember) this.#failures.push(event.error);

@@ -72,10 +72,10 @@ function addRunCommands(program: Command): void {
     .action(async (options: Options) => run((await import("./train.ts")).train({ ...options, system: "ring" })));
   const train = program.command("train").description("train on any system; without a live view");
   addRunFlags(addTrainingFlags(train))
-    .option("--servers-of <job>", "a parameter server under way whose servers serve this run's workers too")
+    .option("--servers-of <run>", "no servers of its own: those of a run that is under way, by its folder, name or job")
     .addHelpText(
       "after",
-      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2\n  ringtmp train --system ps -n 2 --servers-of results/runs/first",
+      "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2\n  ringtmp train --system ps -n 2 --model mlp:784-64-10 --servers-of first",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
   const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");

@@ -5,22 +5,27 @@
 import { join, resolve } from "node:path";
 import type { PsRole } from "../../baseline-ps/index.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
+import { isRunning, type NodeEntry } from "../runtime/process-control.ts";
 import { tellError, ToldFailure, type ToldError } from "./failure.ts";
 import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
 import type { Progress } from "./progress.ts";
 import type { PsProcessInit } from "./ps-process.ts";
 import type { NodeEvent } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
-import { shareServers } from "./shared-servers.ts";
+import { askServersOf } from "./servers-of.ts";
 
 /** How long the others may take to end after the run has failed. */
 const END_LIMIT_MS = 5_000;
+/** Between two looks at servers that are another run's, until they are here. */
+const LOOK_INTERVAL_MS = 500;
 
 interface Child {
   readonly name: string;
   readonly process: LocalProcess;
   readonly exited: Promise<void>;
   end: ProcessEnd | undefined;
+  /** Folders of other runs that it serves, which it outlives this one for. */
+  hosts: readonly string[];
 }
 
 export function launchParameterServer(request: RunRequest, progress: Progress): Promise<RunResult> {
@@ -36,6 +41,7 @@ class PsLauncher {
   #firstDead: Child | undefined;
   #hasJob = false;
   #interrupts = 0;
+  #look: NodeJS.Timeout | undefined;
 
   constructor(request: RunRequest, progress: Progress) {
     this.#request = request;
@@ -52,6 +58,7 @@ class PsLauncher {
       for (let index = 0; index < this.#children.length; index += 1) await this.#children[index]!.exited;
       return this.#result();
     } finally {
+      clearInterval(this.#look);
       for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, onSignal);
       for (const child of this.#children) if (child.end === undefined) child.process.kill("SIGKILL");
     }
@@ -66,7 +73,7 @@ class PsLauncher {
       process: startProcess(
         { kind: "init", init, orphans: settings.orphans },
         {
-          heard: (event) => this.#hear(event),
+          heard: (event) => this.#hear(event, child),
           ended: (end) => {
             child.end = end;
             if (end.kind !== "exited" || end.code !== ExitCode.done) this.#died(child);
@@ -76,12 +83,13 @@ class PsLauncher {
       ),
       exited: exited.promise,
       end: undefined,
+      hosts: [],
     };
     this.#children.push(child);
   }
 
   #startMembers(manager: readonly string[]): void {
-    const { settings, serversOf, out } = this.#request;
+    const { settings, serversOf } = this.#request;
     const { servers, nodes } = settings;
     const start = (kind: PsRole["kind"], count: number): void => {
       for (let index = 0; index < count; index += 1) {
@@ -90,16 +98,32 @@ class PsLauncher {
     };
     start("scheduler", 1);
     if (serversOf === null) start("server", servers);
-    else shareServers(serversOf, { manager, out: resolve(out) }).catch((error: unknown) => this.#unshared(error));
+    else void this.#borrow(serversOf, manager);
     start("worker", nodes);
   }
 
-  #unshared(error: unknown): void {
-    this.#failures.push(tellError(error, undefined));
-    for (const { process: child } of this.#children) child.kill("SIGTERM");
+  /** The servers of another run; one that dies before it comes is no child that could be missed. */
+  async #borrow(run: string, manager: readonly string[]): Promise<void> {
+    const { settings, out } = this.#request;
+    try {
+      const servers = await askServersOf(run, settings.servers, { manager, out: resolve(out) });
+      if (!this.#hasJob) this.#look = setInterval(() => this.#lookFor(servers), LOOK_INTERVAL_MS);
+    } catch (error) {
+      this.#giveUp(error);
+    }
   }
 
-  #hear(event: NodeEvent): void {
+  #lookFor(servers: readonly NodeEntry[]): void {
+    if (!servers.every(isRunning)) this.#giveUp(new NodeLostError("a server is gone before it came", "start it again"));
+  }
+
+  #giveUp(error: unknown): void {
+    clearInterval(this.#look);
+    this.#failures.push(tellError(error, undefined));
+    for (const child of this.#children) child.process.kill("SIGTERM");
+  }
+
+  #hear(event: NodeEvent, child: Child): void {
     const { settings, out } = this.#request;
     switch (event.kind) {
       case "listening":
@@ -108,6 +132,7 @@ class PsLauncher {
         return this.#progress.waiting(`${event.present} of ${event.size} processes are here`);
       case "formed": {
         this.#hasJob = true;
+        clearInterval(this.#look);
         const what = `${settings.nodes} workers, ${settings.servers} ${settings.servers === 1 ? "server" : "servers"}`;
         const where = `results in ${out}, logs in ${join(out, "logs")}`;
         return this.#progress.say(`parameter server: ${what}, ${settings.consistency}, job ${event.job}; ${where}`);
@@ -118,6 +143,9 @@ class PsLauncher {
         return this.#progress.say(event.text);
       case "done":
         this.#summary = event.summary;
+        return this.#sayHosted("done");
+      case "hosts":
+        child.hosts = event.outs;
         return;
       case "failed":
         this.#failures.push(event.error);
@@ -130,18 +158,33 @@ class PsLauncher {
 
   /** The manager tells the others; who has not ended a little later is ended. */
   #died(child: Child): void {
+    if (this.#firstDead === undefined) this.#sayHosted(`${child.name} ended`);
     this.#firstDead ??= child;
     const isAlone = !this.#hasJob;
     for (const other of this.#children) {
       if (other.end !== undefined) continue;
       if (isAlone) other.process.kill("SIGTERM");
-      setTimeout(() => other.end ?? other.process.kill("SIGKILL"), END_LIMIT_MS).unref();
+      setTimeout(() => this.#end(other), END_LIMIT_MS).unref();
     }
+  }
+
+  #end(child: Child): void {
+    if (child.end === undefined && child.hosts.length === 0) child.process.kill("SIGKILL");
+  }
+
+  /** Servers stay until all that they serve has ended. */
+  #sayHosted(why: string): void {
+    const outs = new Set(this.#children.flatMap(({ hosts }) => hosts));
+    if (outs.size === 0) return;
+    this.#progress.say(
+      `${why}: the servers stay until ${[...outs].join(" and ")} has ended too (Ctrl-C ends both now)`,
+    );
   }
 
   #interrupt(): void {
     this.#interrupts += 1;
-    if (this.#interrupts > 1 || !this.#hasJob) {
+    const isOver = this.#summary !== undefined || this.#firstDead !== undefined;
+    if (this.#interrupts > 1 || !this.#hasJob || isOver) {
       for (const child of this.#children) child.process.kill("SIGKILL");
       process.exit(ExitCode.interrupted);
     }

@@ -4,7 +4,13 @@
  */
 import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
-import { joinParameterServer, manageParameterServer, type PsJob, type PsRole } from "../../baseline-ps/index.ts";
+import {
+  joinParameterServer,
+  manageParameterServer,
+  type PsJob,
+  type PsRole,
+  ServedJobs,
+} from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import type { Settings } from "../config/settings.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
@@ -16,13 +22,12 @@ import { controlSocket, entryFor, serveControl, type ControlRequest } from "../r
 import { describeEnvironment } from "../runtime/process-environment.ts";
 import { openLog, type Logger } from "../runtime/process-log.ts";
 import { watchMemory } from "../runtime/process-memory.ts";
-import { defined } from "../types/assert.ts";
 import { InterruptedError, NodeLostError } from "../types/errors.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { openRun } from "./open-run.ts";
 import { notDurableText } from "./progress.ts";
+import { GuestRuns } from "./ps-guests.ts";
 import type { NodeEvent } from "./run-node.ts";
-import { type ServeRequest, serveRequestSchema } from "./shared-servers.ts";
 
 export interface PsProcessInit {
   readonly system: "ps";
@@ -44,8 +49,8 @@ export class PsProcess {
   #log: Logger | undefined;
   #transport: Transport | undefined;
   #control: { close(): void } | undefined;
-  /** Other runs that this server serves too. */
-  readonly #hosted = new Map<string, Promise<void>>();
+  /** Of a server. */
+  #guests: GuestRuns | undefined;
   #step = 0;
   #loss: number | null = null;
 
@@ -69,19 +74,24 @@ export class PsProcess {
     const unwatch =
       memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#outgrow(bytes));
     try {
-      const living = role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager);
-      await Promise.race([living, this.#outgrown.promise, this.#stopped.promise]);
-      for (const [out, serving] of this.#hosted) {
-        this.#emit({ kind: "warning", text: `${this.#name} stays for the run in ${out}` });
-        await Promise.race([serving, this.#outgrown.promise]);
-      }
-      return undefined;
-    } catch (error) {
-      return this.fail(error);
+      const own = await this.#live(
+        role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager),
+      );
+      const others = await this.#live(this.#guests?.close());
+      return own ?? others;
     } finally {
       unwatch();
       this.#control?.close();
       await this.#transport?.close();
+    }
+  }
+
+  async #live(living: Promise<void> | undefined): Promise<ToldError | undefined> {
+    try {
+      await Promise.race([living, this.#outgrown.promise, this.#stopped.promise]);
+      return undefined;
+    } catch (error) {
+      return this.fail(error);
     }
   }
 
@@ -127,7 +137,7 @@ export class PsProcess {
         folder.writeJson(RUN_FILES.environment, environment);
         folder.writeJson(RUN_FILES.job, { job, name: settings.name, control: controlSocket(job, "NODE") });
         void this.#serve(decided, folder);
-        this.#emit({ kind: "formed", node: this.#node, job, steps: settings.steps, estimate: null });
+        this.#emit({ kind: "formed", node: this.#nodeIn(settings), job, steps: settings.steps, estimate: null });
       },
     });
     this.#emit({ kind: "done", summary });
@@ -136,9 +146,18 @@ export class PsProcess {
   async #join(member: PsRole, manager: readonly string[]): Promise<void> {
     const { settings, out } = this.#init;
     const folder = this.#open(new RunFolder(out));
-    this.#transport = await createLibp2pTransport({ listen: LISTEN });
+    const transport = await createLibp2pTransport({ listen: LISTEN });
+    this.#transport = transport;
+    const served = new ServedJobs();
+    if (member.kind === "server") {
+      this.#guests = new GuestRuns({
+        ...{ role: member, transport, served, log: this.#log },
+        answerFor: (job, guest) => this.#answerFor(job, guest),
+        onChanged: (outs) => this.#emit({ kind: "hosts", outs }),
+      });
+    }
     await joinParameterServer({
-      ...{ role: member, manager, transport: this.#transport, engine: settings.engine, folder },
+      ...{ role: member, manager, transport, engine: settings.engine, folder, served },
       onJob: (job) => void this.#serve(job, folder),
       data: async () => {
         const data = await loadJobData(settings);
@@ -157,51 +176,32 @@ export class PsProcess {
     this.#emit({ kind: "left" });
   }
 
-  /** Its keys, steps and clients are apart from this run's. Whatever becomes of it, this run goes on. */
-  async #host({ server, manager, out }: ServeRequest): Promise<void> {
-    try {
-      await joinParameterServer({
-        ...{ role: { kind: "server", index: server }, manager, engine: this.#init.settings.engine },
-        ...{ transport: defined(this.#transport, "a server listens"), folder: new RunFolder(out) },
-        data: () => Promise.reject(new Error("a server takes no data")),
-        events: { onReady: () => {}, onCommitted: () => {}, onNotDurable: () => {} },
-      });
-    } catch (error) {
-      this.#log?.warn({ out, error: String(error) }, "the other run is over");
-    } finally {
-      this.#hosted.delete(out);
-    }
-  }
-
-  #serveToo(text: string): unknown {
-    const request = serveRequestSchema.parse(JSON.parse(Buffer.from(text, "base64url").toString()));
-    const { role } = this.#init;
-    const isServer = role.kind === "member" && role.member.kind === "server" && role.member.index === request.server;
-    if (!isServer) return { isDone: false, reason: `${this.#name} is not server ${request.server}` };
-    // Who has not heard the answer asks again.
-    if (!this.#hosted.has(request.out)) this.#hosted.set(request.out, this.#host(request));
-    return { isDone: true };
-  }
-
   #open(folder: RunFolder): RunFolder {
     this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
     this.#log.info({ pid: process.pid }, "starts");
     return folder;
   }
 
-  get #node(): number {
-    const { role, settings } = this.#init;
+  #nodeIn(settings: Settings): number {
+    const { role } = this.#init;
     return role.kind === "manager" ? settings.nodes + settings.servers + 1 : nodeOf(role.member, settings);
   }
 
   async #serve(job: PsJob, folder: RunFolder): Promise<void> {
-    const { settings } = this.#init;
-    const out = realpathSync(folder.path);
-    const fields = { job: job.job, name: settings.name, system: "ps", node: this.#node, startedMs: nowMs(), out };
+    this.#control = await this.#answerFor(job, folder);
+  }
+
+  /** Undefined where there can be no socket, which is told. */
+  async #answerFor(job: PsJob, folder: RunFolder): Promise<{ close(): void } | undefined> {
+    const { settings } = job;
+    const node = this.#nodeIn(settings);
     try {
-      this.#control = await serveControl(entryFor(fields), (request) => this.#answer(request, job));
+      const out = realpathSync(folder.path);
+      const fields = { job: job.job, name: settings.name, system: "ps", node, startedMs: nowMs(), out };
+      return await serveControl(entryFor(fields), (request) => this.#answer(request, job));
     } catch (error) {
       this.#emit({ kind: "warning", text: `no control socket: ${String(error)}` });
+      return undefined;
     }
   }
 
@@ -210,14 +210,15 @@ export class PsProcess {
       this.requestStop();
       return { isDone: true };
     }
-    if (request.startsWith("serve ")) return this.#serveToo(request.slice("serve ".length));
+    if (request.startsWith("host ") && this.#guests !== undefined)
+      return this.#guests.take(request.slice("host ".length));
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
     const members = job.members.map(({ role, peerId, addresses }) => {
       return { node: nodeOf(role, job.settings), peerId, addresses, layers: [] };
     });
     return {
-      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node: this.#node },
-      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
+      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps },
+      ...{ node: this.#nodeIn(job.settings), pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
       members,
     };
   }

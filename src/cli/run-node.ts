@@ -73,6 +73,8 @@ export type NodeEvent =
       readonly removed: RingView["removed"];
       readonly restoreStep: number;
     }
+  /** Folders of other runs that this server's process serves now. */
+  | { readonly kind: "hosts"; readonly outs: readonly string[] }
   /** A line that the user must see. */
   | { readonly kind: "warning"; readonly text: string }
   | { readonly kind: "done"; readonly summary: Record<string, unknown> }
@@ -266,7 +268,7 @@ export class NodeProcess {
 
   #answer(request: ControlRequest, job: Job): unknown {
     const [word, peerId = ""] = request.split(" ");
-    switch (word as "status" | "stop" | "leave" | "cut" | "mend") {
+    switch (word as "status" | "stop" | "leave" | "cut" | "mend" | "host") {
       case "status":
         return this.#ring === undefined ? this.#forming(job) : this.#status(this.#ring);
       case "stop":
@@ -282,6 +284,8 @@ export class NodeProcess {
         this.#transport?.mend(peerId);
         this.#log?.warn({ peerId }, "mended");
         return done;
+      case "host":
+        return { isDone: false, reason: "a ring has no servers" };
     }
   }
 

@@ -10,7 +10,7 @@ export interface RunRequest {
   readonly local: number;
   readonly listen: string | null;
   readonly invite: string | null;
-  /** A parameter server under way whose servers serve this run too. */
+  /** Another run, by its job, name or folder, whose servers serve this one too. */
   readonly serversOf: string | null;
 }
 

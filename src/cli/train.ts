@@ -14,8 +14,8 @@ import { launchParameterServer } from "./ps-launcher.ts";
 import { Progress } from "./progress.ts";
 import type { RunRequest } from "./run-request.ts";
 import { refuseRunning, resumedSettings } from "./resume.ts";
+import { countServersOf } from "./servers-of.ts";
 import { trainSerial } from "./serial.ts";
-import { sharedServerCount } from "./shared-servers.ts";
 import { printSummary } from "./print-summary.ts";
 import { givenValues } from "./training-flags.ts";
 
@@ -38,11 +38,11 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   if (fork === true && typeof resume !== "string") {
     throw new UsageError("--fork of which run?", "name its folder with --resume");
   }
-  if (typeof resume !== "string") return newRequest(parseSettings(givenAndShared(options)), options);
+  if (typeof resume !== "string") return newRequest(parseSettings(valuesOf(options)), options);
   if (fork !== true && out !== undefined) {
     throw new UsageError("--resume goes on in its own folder", "leave --out out, or add --fork");
   }
-  const settings = resumedSettings(resume, givenAndShared(options), fork === true);
+  const settings = resumedSettings(resume, valuesOf(options), fork === true);
   if (fork !== true) {
     return requestFor(settings, { ...options, out: resume }, true);
   }
@@ -52,18 +52,13 @@ async function requestOf(options: Options, progress: Progress): Promise<RunReque
   return request;
 }
 
-/** What is given; how many servers there are is known where they are another run's. */
-function givenAndShared(options: Options): Record<string, unknown> {
+/** Whoever uses another run's servers has as many as there are. */
+function valuesOf(options: Options): Record<string, unknown> {
+  const { serversOf, servers } = options;
   const given = givenValues(options);
-  const run = textOf(options["serversOf"]);
-  if (run === null) return given;
-  if (given["system"] !== "ps") throw new UsageError("--servers-of needs --system ps", "add --system ps");
-  const servers = sharedServerCount(run);
-  if (given["servers"] === undefined || Number(given["servers"]) === servers) return { ...given, servers };
-  throw new UsageError(
-    `--servers-of ${run}: that run has ${servers} servers, not as many as --servers says`,
-    "leave --servers out",
-  );
+  if (typeof serversOf !== "string") return given;
+  if (servers === undefined) return { ...given, servers: countServersOf(serversOf) };
+  throw new UsageError("--servers with --servers-of: that run has as many as it has", "leave --servers out");
 }
 
 /** Of a run from the beginning. Throws UsageError for what can be known to be wrong before any process starts. */
@@ -72,15 +67,17 @@ export function newRequest(settings: Settings, options: Options): RunRequest {
 }
 
 function requestFor(settings: Settings, options: Options, resume: boolean): RunRequest {
-  checkModel(settings);
+  checkModel(settings, typeof options["serversOf"] === "string");
   const out = textOf(options["out"]) ?? defaultOut(settings);
   refuseRunning(out);
   const local = localCount(textOf(options["local"]), settings.nodes);
-  const { listen, invite, force, serversOf } = options;
-  return {
-    ...{ settings, out, force: force === true, resume, local },
-    ...{ listen: textOf(listen), invite: textOf(invite), serversOf: textOf(serversOf) },
-  };
+  const { listen, invite, force } = options;
+  const serversOf = textOf(options["serversOf"]);
+  if (serversOf !== null && settings.system !== "ps") {
+    throw new UsageError(`--servers-of with --system ${settings.system}`, "add --system ps");
+  }
+  const texts = { listen: textOf(listen), invite: textOf(invite), serversOf };
+  return { settings, out, force: force === true, resume, local, ...texts };
 }
 
 function textOf(value: unknown): string | null {
@@ -97,11 +94,11 @@ function localCount(value: string | null, nodes: number): number {
   );
 }
 
-/** What can be known to be wrong before any process starts. */
-function checkModel(settings: Settings): void {
+/** What can be known to be wrong before any process starts. Servers of another run keep within that run's --memory-limit. */
+function checkModel(settings: Settings, hasOthersServers: boolean): void {
   const { layers, parameters } = parseModel(settings.model);
   parseOptimizer(settings.optimizer);
-  if (settings.system === "ps") checkServers(settings, parameters);
+  if (settings.system === "ps") checkServers(settings, parameters, hasOthersServers);
   if (settings.system !== "ring") return;
   const { nodes } = settings;
   checkSchedule(shapeOf(settings, nodes), CAN_SPLIT);
@@ -112,9 +109,13 @@ function checkModel(settings: Settings): void {
 }
 
 /** Keys for each server, and room for them. */
-function checkServers({ servers, optimizer, tau, memoryLimit }: Settings, parameters: number): void {
+function checkServers(
+  { servers, optimizer, tau, memoryLimit }: Settings,
+  parameters: number,
+  areOthers: boolean,
+): void {
   const { shards } = divideKeys(parameters, servers);
-  if (memoryLimit === null) return;
+  if (memoryLimit === null || areOthers) return;
   const largest = Math.max(...shards.map(({ start, end }) => end - start));
   const neededBytes = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
   if (neededBytes <= parseMemoryLimit(memoryLimit)) return;

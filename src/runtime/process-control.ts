@@ -38,9 +38,9 @@ export interface NodeEntry {
   readonly startedMs: number;
 }
 
-/** `cut` and `mend` name the peer at the link's other end; `serve`: a server of keys for another run, as JSON in base64url. */
-export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}` | `serve ${string}`;
-const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100}|serve [\w-]{1,32000})$/;
+/** `cut` and `mend` name the peer at the link's other end; `host` is for servers, with the run that they are to serve as well, as JSON. */
+export type ControlRequest = "status" | "stop" | "leave" | `cut ${string}` | `mend ${string}` | `host ${string}`;
+const REQUEST = /^(?:status|stop|leave|(?:cut|mend) [A-Za-z0-9]{1,100}|host \{.*\})$/;
 
 /** What a node answers to what is not a question. */
 export type Obeyed = { readonly isDone: true } | { readonly isDone: false; readonly reason: string };
@@ -116,12 +116,12 @@ function serveOne(socket: Socket, answer: (request: ControlRequest) => unknown):
 }
 
 /** One question to one process; undefined where it does not answer in time, or not in one line of JSON. */
-export async function ask(entry: NodeEntry, request: ControlRequest): Promise<unknown> {
+export async function ask(entry: NodeEntry, request: ControlRequest, limitMs = ANSWER_LIMIT_MS): Promise<unknown> {
   return new Promise((done) => {
     const socket = createConnection(entry.socket);
     let text = "";
     socket.setEncoding("utf8");
-    socket.setTimeout(ANSWER_LIMIT_MS, () => socket.destroy());
+    socket.setTimeout(limitMs, () => socket.destroy());
     socket.on("connect", () => socket.write(`${request}\n`));
     socket.on("data", (part: string) => {
       text += part;

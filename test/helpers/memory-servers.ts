@@ -1,88 +1,118 @@
-/** @file A whole parameter server in this process, over the memory transport: manager, task scheduler, servers, workers. Every wait is bounded. */
-import { joinParameterServer, manageParameterServer, type PsRole } from "../../baseline-ps/index.ts";
+/**
+ * @file Whole parameter servers in this process, over the memory transport: manager, task scheduler, servers, workers. Several groups of workers may
+ * share the servers of the first. Every wait is bounded.
+ */
+import { joinParameterServer, manageParameterServer, type PsRole, ServedJobs } from "../../baseline-ps/index.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
-/** Servers on which several groups of workers train. */
-export class SharedServers implements AsyncDisposable {
-  readonly network = new MemoryNetwork();
-  readonly #transports = new Map<string, Transport>();
-
-  transport(name: string): Transport {
-    const transport = this.#transports.get(name) ?? this.network.join(name);
-    this.#transports.set(name, transport);
-    return transport;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
-  }
-}
-
 export interface ServersOptions {
   readonly firstStep?: number;
-  /** With the name of this group. */
-  readonly shared?: { readonly servers: SharedServers; readonly group: string };
   /** `close` ends everything that a process says and hears, as if it had died. */
   readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
 }
+
+export interface GroupInit extends ServersOptions {
+  readonly settings: Settings;
+  readonly folder: RunFolder;
+}
+
+export const jobOfGroup = (group: number): string => `00c0ffee00c0ff0${group}`;
 
 export async function runServers(
   settings: Settings,
   folder: RunFolder,
   options: ServersOptions = {},
 ): Promise<Outcome> {
-  const { shared } = options;
-  const network = shared?.servers.network ?? new MemoryNetwork();
-  const byName = new Map<string, Transport>();
-  const close = ({ kind, index }: PsRole): void => void byName.get(`${kind}-${index}`)?.close();
-  const create = (name: string): Transport => {
-    if (shared !== undefined && name.startsWith("server-")) return shared.servers.transport(name);
-    const transport = network.join(shared === undefined ? name : `${shared.group}-${name}`);
-    byName.set(name, transport);
-    return transport;
-  };
-  const manager = create("manager");
-  const data = dataOf(settings);
-  const managing = manageParameterServer({
-    ...{
-      job: Buffer.from(shared?.group ?? "only")
-        .toString("hex")
-        .padStart(16, "0"),
-      settings,
-      dataSha256: data.sha256,
-      firstStep: options.firstStep ?? 0,
-      folder,
-    },
-    ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
+  const [ended] = await runGroups([{ settings, folder, ...options }]);
+  if (ended!.status === "rejected") throw ended!.reason;
+  return ended!.value;
+}
+
+/** Groups with as many servers each: the same ones, with the keys of each. */
+export async function runGroups(groups: readonly GroupInit[]): Promise<readonly PromiseSettledResult<Outcome>[]> {
+  const network = new MemoryNetwork();
+  const servers = Array.from({ length: groups[0]!.settings.servers }, (_, index) => {
+    return { transport: network.join(`server-${index}`), served: new ServedJobs() };
   });
-  managing.catch(() => {});
-  const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
-    Array.from({ length: count }, (_, index) => ({ kind, index }));
-  const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
-  let stop = (): void => {};
-  const joining = all.map((role) => {
-    const transport = create(`${role.kind}-${role.index}`);
+  try {
+    return await Promise.allSettled(groups.map((init, group) => new Group(network, servers, group, init).run()));
+  } finally {
+    await Promise.all(servers.map(({ transport }) => transport.close()));
+  }
+}
+
+interface Server {
+  readonly transport: Transport;
+  readonly served: ServedJobs;
+}
+
+class Group {
+  readonly #network: MemoryNetwork;
+  readonly #servers: readonly Server[];
+  readonly #group: number;
+  readonly #init: GroupInit;
+  /** Its own, not the servers'. */
+  readonly #transports = new Map<string, Transport>();
+  #stop = (): void => {};
+
+  constructor(network: MemoryNetwork, servers: readonly Server[], group: number, init: GroupInit) {
+    this.#network = network;
+    this.#servers = servers;
+    this.#group = group;
+    this.#init = init;
+  }
+
+  async run(): Promise<Outcome> {
+    const { settings, folder, firstStep = 0 } = this.#init;
+    const manager = this.#create("manager");
+    const managing = manageParameterServer({
+      ...{ job: jobOfGroup(this.#group), settings, dataSha256: dataOf(settings).sha256, firstStep, folder },
+      ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
+    });
+    managing.catch(() => {});
+    const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
+      Array.from({ length: count }, (_, index) => ({ kind, index }));
+    const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
+    const joining = all.map((role) => this.#join(role, manager.addresses));
+    for (const each of joining) each.catch(() => {});
+    try {
+      const summary = await soon(managing, "the run");
+      await soon(Promise.all(joining), "the end");
+      return { summary, losses: lossesOf(folder) };
+    } finally {
+      await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
+      await Promise.allSettled(joining);
+    }
+  }
+
+  #create(name: string): Transport {
+    const transport = this.#network.join(`group-${this.#group}-${name}`);
+    this.#transports.set(name, transport);
+    return transport;
+  }
+
+  #join(role: PsRole, manager: readonly string[]): Promise<void> {
+    const { settings, folder, onCommitted } = this.#init;
+    const name = `${role.kind}-${role.index}`;
+    const server = role.kind === "server" ? this.#servers[role.index]! : undefined;
     return joinParameterServer({
-      ...{ role, manager: manager.addresses, transport, engine: settings.engine, folder },
-      data: () => Promise.resolve(data),
+      ...{ role, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
+      ...(server !== undefined && { served: server.served }),
+      data: () => Promise.resolve(dataOf(settings)),
       events: {
-        onReady: (tasks) => (stop = () => tasks.requestStop()),
-        onCommitted: (step) => options.onCommitted?.(step, stop, close),
+        onReady: (tasks) => (this.#stop = () => tasks.requestStop()),
+        onCommitted: (step) => onCommitted?.(step, this.#stop, (gone) => this.#close(gone)),
         onNotDurable: () => {},
       },
     });
-  });
-  for (const each of joining) each.catch(() => {});
-  try {
-    const summary = await soon(managing, "the run");
-    await soon(Promise.all(joining), "the end");
-    return { summary, losses: lossesOf(folder) };
-  } finally {
-    await Promise.all([...byName.values()].map((transport) => transport.close()));
-    await Promise.allSettled(joining);
+  }
+
+  #close({ kind, index }: PsRole): void {
+    const own = this.#transports.get(`${kind}-${index}`);
+    void (own ?? this.#servers[index]!.transport).close();
   }
 }

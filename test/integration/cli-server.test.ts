@@ -1,16 +1,13 @@
 /** @file The parameter server as a user runs it: real processes over TCP, the bits of one process, ends by signals, mistakes. */
-import { describe, expect, test } from "vitest";
-import { CommandLine, type Summary } from "../helpers/cli.ts";
+import { writeFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { RunFolder } from "../../src/metrics/run-folder.ts";
+import { CommandLine, type Ended, type Summary } from "../helpers/cli.ts";
+import { runSerial, tinySettings } from "../helpers/memory-ring.ts";
 
 const LIMIT_MS = 120_000;
 const JOB = ["--model", "mlp:784-24-16-10", "--batch", "32", "--micro-batches", "2", "--timeline", "none"] as const;
 const SERVER = ["--system", "ps", "-n", "2", "--servers", "2", ...JOB] as const;
-
-/** Trains on another run's servers. */
-const GUEST = [
-  ...["--system", "ps", "-n", "1", "--model", "mlp:784-16-10", "--batch", "24", "--micro-batches", "1"],
-  ...["--steps", "8", "--timeline", "none"],
-] as const;
 
 function bits({ weightsSha256, lossCurveSha256, testAccuracy, steps }: Summary) {
   return { weightsSha256, lossCurveSha256, testAccuracy, steps };
@@ -21,13 +18,10 @@ test(
   async () => {
     await using cli = new CommandLine();
     const serial = await cli.train("--system", "serial", ...JOB, "--steps", "60", "--out", "serial");
-    const alone = await cli.train(...GUEST, "--system", "serial", "--out", "guest-serial");
-    const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.01GFLOP/s", "--out", "run");
+    const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.02GFLOP/s", "--out", "run");
     await cli.reached(running, "run", 5);
     const { stdout } = await cli.run("status", "--job", "run", "--json");
     expect(JSON.parse(stdout)).toMatchObject({ system: "ps" });
-    const shared = await cli.train(...GUEST, "--servers-of", "run", "--out", "guest");
-    expect(bits(shared)).toEqual(bits(alone));
     running.process.kill("SIGINT");
     const ended = await running.ended;
     expect(ended.code, ended.stderr).toBe(130);
@@ -56,26 +50,61 @@ test(
   LIMIT_MS,
 );
 
-describe("a process that is killed ends the run with exit code 5, by its name", () => {
-  test.each([
-    ["server 0", 2],
-    ["server manager", 5],
-  ])(
-    "%s",
-    async (name, node) => {
-      await using cli = new CommandLine();
-      const flags = ["--steps", "100000", "--orphans", "end", "--out", "run"];
-      const running = cli.start("train", ...SERVER, ...flags);
-      await cli.reached(running, "run", 2);
-      process.kill(cli.nodes.find((entry) => entry.node === node)!.pid, "SIGKILL");
-      const { code, stderr } = await running.ended;
-      expect(code, stderr).toBe(5);
-      expect(stderr).toMatch(new RegExp(`^error: (the )?${name} .*$`, "m"));
-      expect(stderr).toMatch(/^ {2}fix: .+$/m);
-    },
-    LIMIT_MS,
-  );
-});
+const ENDLESS = ["train", ...SERVER, "--steps", "100000", "--orphans", "end", "--out"] as const;
+
+/** Node `node` of the run in `out`. */
+function kill(cli: CommandLine, out: string, node: number): void {
+  const entry = cli.nodes.find((each) => each.node === node && each.out === cli.file(out));
+  process.kill(entry!.pid, "SIGKILL");
+}
+
+function expectLost({ code, stderr }: Ended, name: string): void {
+  expect(code, stderr).toBe(5);
+  expect(stderr).toMatch(new RegExp(`^error: (the )?${name} .*$`, "m"));
+  expect(stderr).toMatch(/^ {2}fix: .+$/m);
+}
+
+test(
+  "a server manager that is killed ends the run with exit code 5, by its name",
+  async () => {
+    await using cli = new CommandLine();
+    const running = cli.start(...ENDLESS, "run");
+    await cli.reached(running, "run", 2);
+    kill(cli, "run", 5);
+    expectLost(await running.ended, "server manager");
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a second group trains on the servers of the first: these stay for it when a worker of the first is killed, whose own run ends by its name",
+  async () => {
+    await using cli = new CommandLine();
+    const settings = tinySettings({ system: "serial", nodes: 1, microBatches: 2, steps: 40 });
+    const serial = await runSerial(settings, RunFolder.create(cli.file("serial"), false));
+    const config = cli.file("config.json");
+    writeFileSync(
+      config,
+      JSON.stringify({ ...settings, system: "ps", nodes: 2, pace: "0.0002GFLOP/s", orphans: "end" }),
+    );
+    const first = cli.start(...ENDLESS, "first", "--pace", "0.05GFLOP/s");
+    await cli.reached(first, "first", 2);
+    const flags = ["--config", config, "--servers-of", "first", "--out", "second", "--json"];
+    const second = cli.start("train", ...flags);
+    await cli.reached(second, "second", 2);
+    expect(cli.nodes.filter(({ out }) => out === cli.file("second"))).toHaveLength(6);
+    kill(cli, "first", 0);
+    const { code, stdout, stderr } = await second.ended;
+    expect(code, stderr).toBe(0);
+    const summary = JSON.parse(stdout) as Summary;
+    expect(bits(summary)).toEqual(bits(serial.summary as Summary));
+    expect(summary).toMatchObject({ nodes: 4, servers: 2, sharesServersWith: [cli.json("first", "job.json")["job"]] });
+    const lost = await first.ended;
+    expectLost(lost, "worker 0");
+    expect(lost.stderr).toContain(`the servers stay until ${cli.file("second")} has ended too`);
+  },
+  LIMIT_MS,
+);
 
 test("mistakes are told before any process starts", async () => {
   await using cli = new CommandLine();
@@ -90,8 +119,9 @@ test("mistakes are told before any process starts", async () => {
     ["-n 2 --worker-holds range", /--worker-holds range with 8 micro-batches for 2 workers/],
     ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
     ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
+    ["--servers-of run-a", /no running job is "run-a"/],
+    ["--servers-of run-a --servers 2", /--servers with --servers-of: that run has as many as it has/],
     ["--server-replicas 1", /--server-replicas: not in this version/],
-    ["--servers-of elsewhere", /--servers-of elsewhere: no parameter server runs there/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);
   for (const [index, { code, stdout, stderr }] of (await cli.runEach(lines)).entries()) {

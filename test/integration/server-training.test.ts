@@ -4,7 +4,7 @@ import type { ShareLine } from "../../baseline-ps/runtime/share-history.ts";
 import { RUN_FILES, type RunFolder } from "../../src/metrics/run-folder.ts";
 import { newestCheckpoint } from "../../src/runtime/checkpoint.ts";
 import { bits, type Outcome, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
-import { runServers, SharedServers } from "../helpers/memory-servers.ts";
+import { runServers } from "../helpers/memory-servers.ts";
 
 const LIMIT_MS = 60_000;
 const scratch = new Scratch();
@@ -101,47 +101,6 @@ describe("with a straggler", () => {
     },
     LIMIT_MS,
   );
-});
-
-describe("two groups of workers on the same servers", () => {
-  const FIRST = { microBatches: 2, steps: 12 } as const;
-  const SECOND = { microBatches: 3, steps: 30, model: "mlp:6-12-4", optimizer: "momentum", seed: 8 } as const;
-
-  test("train two models, each with the bits of one process", async () => {
-    await using servers = new SharedServers();
-    const [first, second] = await Promise.all([
-      runServers(psSettings({ nodes: 2, servers: 2, ...FIRST }), scratch.folder(), {
-        shared: { servers, group: "first" },
-      }),
-      runServers(psSettings({ nodes: 3, servers: 2, ...SECOND }), scratch.folder(), {
-        shared: { servers, group: "second" },
-      }),
-    ]);
-    for (const [outcome, changes] of [
-      [first, FIRST],
-      [second, SECOND],
-    ] as const) {
-      const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, ...changes }), scratch.folder());
-      expect(bits(outcome)).toEqual(bits(serial));
-    }
-  });
-
-  test("a worker that is gone ends its own group's run", async () => {
-    await using servers = new SharedServers();
-    const shared = (group: string) => ({ shared: { servers, group } });
-    const first = runServers(
-      psSettings({ nodes: 2, servers: 2, ...FIRST, steps: 60 }),
-      scratch.folder(),
-      shared("first"),
-    );
-    const second = runServers(psSettings({ nodes: 3, servers: 2, ...SECOND, steps: 10_000 }), scratch.folder(), {
-      ...shared("second"),
-      onCommitted: (step, _, close) => step === 5 && close({ kind: "worker", index: 1 }),
-    });
-    await expect(second).rejects.toThrow("worker 1 is gone");
-    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, ...FIRST, steps: 60 }), scratch.folder());
-    expect(bits(await first)).toEqual(bits(serial));
-  });
 });
 
 describe("the run's end", () => {
