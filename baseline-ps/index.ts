@@ -12,15 +12,18 @@ import { RUN_FILES, type RunFolder } from "../src/metrics/run-folder.ts";
 import { type Lateness, shapedTransport, type ShapedTransport } from "../src/net/shaped.ts";
 import type { Transport } from "../src/net/transport.ts";
 import { chooseEngines } from "../src/runtime/engines.ts";
+import { BATCHES_PROTOCOL } from "./runtime/batch-frames.ts";
 import { Manager, type ManagerInit } from "./runtime/manager.ts";
 import { KEYS_PROTOCOL } from "./runtime/key-frames.ts";
 import { Member } from "./runtime/member.ts";
 import type { PsJob, PsRole } from "./runtime/messages.ts";
 import { psSummary } from "./runtime/ps-summary.ts";
-import { runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
+import { runDataServer, runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
 
 export type { PsJob, PsRole } from "./runtime/messages.ts";
+export { batchBytes } from "./runtime/batch-frames.ts";
 export { divideKeys } from "./core/key-map.ts";
+export { nameOf } from "./runtime/manager.ts";
 
 /** What a process takes before it holds any of the model. */
 const BASE_BYTES = 180 * 2 ** 20;
@@ -60,7 +63,7 @@ export interface JoinInit {
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
   readonly onJob?: (job: PsJob) => void;
-  /** A worker's. */
+  /** A data server's; a worker's where there is none. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
   readonly events: SchedulerEvents;
@@ -80,7 +83,9 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
       case "server":
         return await runServer(given);
       case "worker":
-        return await runWorker(given, await data(job));
+        return await runWorker(given, () => data(job));
+      case "data":
+        return await runDataServer(given, await data(job));
       case "scheduler":
         return await runScheduler(given, events);
     }
@@ -92,7 +97,9 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
   }
 }
 
-/** Requests of keys alone are held to the stated link. */
+/** Requests of keys and micro-batches alone are held to the stated link. */
 function shape(transport: Transport, { settings: { link } }: PsJob): ShapedTransport | undefined {
-  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols: [KEYS_PROTOCOL] });
+  return link === null
+    ? undefined
+    : shapedTransport(transport, { ...parseLink(link), protocols: [KEYS_PROTOCOL, BATCHES_PROTOCOL] });
 }

@@ -72,10 +72,12 @@ export class KeyClient {
   readonly #open = new Map<number, Open>();
   readonly #subscriptions: Subscription[] = [];
   #links: readonly Link[] = [];
+  readonly #failed = Promise.withResolvers<never>();
   #failure: Error | undefined;
 
   private constructor(init: KeyClientInit) {
     this.#init = init;
+    this.#failed.promise.catch(() => {});
   }
 
   /** Throws NetworkError where a server cannot be reached, or refuses. Close it in the end. */
@@ -155,24 +157,28 @@ export class KeyClient {
    * Every version of the range from `leastVersion` on, as servers make it (server-initiated broadcast). Each server's part is written as it comes,
    * and then told of: the reader is to keep off meanwhile.
    * @param told with the server and the version of its part
+   * @returns the servers that have a part
    */
   subscribe(
     range: KeyRange,
     into: Float32Array,
     leastVersion: number,
     told: (server: number, version: number) => void,
-  ): void {
+  ): readonly number[] {
     checkLength(range, into);
-    for (const {
-      server,
-      keys: [piece],
-    } of piecesOf(this.#init.map, range)) {
+    return piecesOf(this.#init.map, range).map(({ server, keys: [piece] }) => {
       const { start, end } = piece!;
       const part = into.subarray(start - range.start, end - range.start);
       const view = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
       const fields = { kind: FrameKind.subscribe, view, value: start, microBatch: end - start, step: leastVersion };
       this.#links[server]!.send(fields).catch(() => {});
-    }
+      return server;
+    });
+  }
+
+  /** Rejects when a server is gone. */
+  get failed(): Promise<never> {
+    return this.#failed.promise;
   }
 
   /** Resolves when the request is finished, with the least version of what was pulled; rejects where a server is gone. */
@@ -208,6 +214,7 @@ export class KeyClient {
   #fail(server: number, how: string): void {
     this.#failure ??= new NodeLostError(`server ${server} is gone (${how})`, "see its log; start the run again");
     for (const { settled } of this.#open.values()) settled.reject(this.#failure);
+    this.#failed.reject(this.#failure);
   }
 
   #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {

@@ -7,6 +7,22 @@ import type { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { KeyClient } from "./key-client.ts";
 
+/** The parameters of a worker's layers, however they come. */
+export interface WorkerParameters {
+  /** The least that was used since `begin`. */
+  readonly version: number;
+  /** What is wanted from now on is of this version at least. */
+  begin(leastVersion: number): void;
+  /** Before a micro-batch's forward pass. */
+  ahead(overlaps: boolean): Promise<void>;
+  /** A layer's place is free for it. */
+  want(layer: number, leastVersion?: number): void;
+  /** A layer is not used any more in this step. */
+  drop(layer: number): void;
+  /** Resolves when the layer is in its place. */
+  arrived(layer: number): Promise<void>;
+}
+
 export interface LayerParametersInit {
   readonly compute: Pick<LayerwiseCompute, "parameters">;
   readonly keys: readonly KeyRange[];
@@ -20,7 +36,7 @@ interface Pulled {
   readonly arrived: Promise<number>;
 }
 
-export class LayerParameters {
+export class LayerParameters implements WorkerParameters {
   readonly #init: LayerParametersInit;
   readonly #places: number;
   /** By place. */

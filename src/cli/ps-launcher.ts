@@ -3,7 +3,7 @@
  * others. A process that dies ends the run, by its name.
  */
 import { join } from "node:path";
-import type { PsRole } from "../../baseline-ps/index.ts";
+import { nameOf, type PsRole } from "../../baseline-ps/index.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
 import { ToldFailure, type ToldError } from "./failure.ts";
 import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
@@ -80,14 +80,15 @@ class PsLauncher {
   }
 
   #startMembers(manager: readonly string[]): void {
-    const { servers, nodes } = this.#request.settings;
+    const { servers, nodes, dataServers } = this.#request.settings;
     const start = (kind: PsRole["kind"], count: number): void => {
       for (let index = 0; index < count; index += 1) {
-        this.#start(`${kind} ${index}`, { kind: "member", member: { kind, index }, manager });
+        this.#start(nameOf({ kind, index }), { kind: "member", member: { kind, index }, manager });
       }
     };
     start("scheduler", 1);
     start("server", servers);
+    start("data", dataServers);
     start("worker", nodes);
   }
 
@@ -100,7 +101,9 @@ class PsLauncher {
         return this.#progress.waiting(`${event.present} of ${event.size} processes are here`);
       case "formed": {
         this.#hasJob = true;
-        const what = `${settings.nodes} workers, ${settings.servers} ${settings.servers === 1 ? "server" : "servers"}`;
+        const { nodes, servers, dataServers } = settings;
+        const data = dataServers === 0 ? "" : `, ${dataServers} data ${dataServers === 1 ? "server" : "servers"}`;
+        const what = `${nodes} workers, ${servers} ${servers === 1 ? "server" : "servers"}${data}`;
         const where = `results in ${out}, logs in ${join(out, "logs")}`;
         return this.#progress.say(`parameter server: ${what}, ${settings.consistency}, job ${event.job}; ${where}`);
       }

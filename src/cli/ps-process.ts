@@ -4,7 +4,13 @@
  */
 import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
-import { joinParameterServer, manageParameterServer, type PsJob, type PsRole } from "../../baseline-ps/index.ts";
+import {
+  joinParameterServer,
+  manageParameterServer,
+  nameOf,
+  type PsJob,
+  type PsRole,
+} from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import type { Settings } from "../config/settings.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
@@ -96,7 +102,7 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : `${role.member.kind} ${role.member.index}`;
+    return role.kind === "manager" ? "server manager" : nameOf(role.member);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -150,7 +156,7 @@ export class PsProcess {
   }
 
   #open(folder: RunFolder): RunFolder {
-    this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
+    this.#log = openLog(folder.file("logs", `${this.#name.replaceAll(" ", "-")}.log`));
     this.#log.info({ pid: process.pid }, "starts");
     return folder;
   }
@@ -197,5 +203,8 @@ function nodeOf({ kind, index }: PsRole, { nodes, servers }: Settings): number {
       return nodes + index;
     case "scheduler":
       return nodes + servers;
+    // Behind the manager.
+    case "data":
+      return nodes + servers + 2 + index;
   }
 }

@@ -21,6 +21,7 @@ export const RandomPurpose = {
   syntheticCentre: 5,
   syntheticSample: 6,
   chaos: 7,
+  augmentation: 10,
 } as const;
 
 /**

@@ -8,6 +8,8 @@ import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
 export interface ServersOptions {
   readonly firstStep?: number;
+  /** A process loads the data set. */
+  readonly onLoaded?: (role: PsRole) => void;
   /** `close` ends everything that a process says and hears, as if it had died. */
   readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
 }
@@ -34,13 +36,21 @@ export async function runServers(
   managing.catch(() => {});
   const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
     Array.from({ length: count }, (_, index) => ({ kind, index }));
-  const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
+  const all = [
+    ...roles("scheduler", 1),
+    ...roles("server", settings.servers),
+    ...roles("worker", settings.nodes),
+    ...roles("data", settings.dataServers),
+  ];
   let stop = (): void => {};
   const joining = all.map((role) => {
     const transport = create(`${role.kind}-${role.index}`);
     return joinParameterServer({
       ...{ role, manager: manager.addresses, transport, engine: settings.engine, folder },
-      data: () => Promise.resolve(data),
+      data: () => {
+        options.onLoaded?.(role);
+        return Promise.resolve(data);
+      },
       events: {
         onReady: (tasks) => (stop = () => tasks.requestStop()),
         onCommitted: (step) => options.onCommitted?.(step, stop, close),
