@@ -28,12 +28,34 @@ test(
       stderr,
       stdout: told,
     } = await cli.run(
-      ...["train", "--resume", "run", "--servers", "1", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
+      ...[
+        "train",
+        "--resume",
+        "run",
+        "--servers",
+        "1",
+        "--data-servers",
+        "1",
+        "--pace",
+        "1GFLOP/s",
+        "--json",
+        "--quiet",
+        "--orphans",
+        "end",
+      ],
     );
     expect(code, stderr).toBe(0);
     const summary = JSON.parse(told) as Summary;
     expect(bits(summary)).toEqual(bits(serial));
-    expect(summary).toMatchObject({ system: "ps", nodes: 3, workers: 2, servers: 1, consistency: "bsp", exact: true });
+    expect(summary).toMatchObject({
+      system: "ps",
+      nodes: 3,
+      workers: 2,
+      servers: 1,
+      dataServers: 1,
+      consistency: "bsp",
+      exact: true,
+    });
     expect(summary.perNode.map(({ role }) => role)).toEqual(["worker", "worker", "server"]);
     for (const node of summary.perNode) {
       const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as unknown as Record<string, number>;
@@ -49,14 +71,14 @@ test(
 
 describe("a process that is killed ends the run with exit code 5, by its name", () => {
   test.each([
-    ["server 0", 2],
-    ["server manager", 5],
-  ])(
+    ["server manager", 5, []],
+    ["data server 0", 6, ["--data-servers", "1", "--parameters", "broadcast"]],
+  ] as const)(
     "%s",
-    async (name, node) => {
+    async (name, node, others) => {
       await using cli = new CommandLine();
       const flags = ["--steps", "100000", "--orphans", "end", "--out", "run"];
-      const running = cli.start("train", ...SERVER, ...flags);
+      const running = cli.start("train", ...SERVER, ...others, ...flags);
       await cli.reached(running, "run", 2);
       process.kill(cli.nodes.find((entry) => entry.node === node)!.pid, "SIGKILL");
       const { code, stderr } = await running.ended;
@@ -81,6 +103,17 @@ test("mistakes are told before any process starts", async () => {
     ["-n 2 --worker-holds range", /--worker-holds range with 8 micro-batches for 2 workers/],
     ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
     ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
+    ["--data-servers -1", /--data-servers "-1": a whole number from 0/],
+    ["--data-servers 9", /--data-servers 9 for 8 micro-batches/],
+    [
+      "--data-servers 1 --micro-batches 4 --batch 100000",
+      /--data-servers 1: a micro-batch of 25000 samples is above the 64 MiB/,
+    ],
+    [
+      "--parameters broadcast --consistency ssp",
+      /--parameters broadcast with --consistency ssp: a new version could come/,
+    ],
+    ["--parameters broadcast --micro-batches 4 --worker-holds range", /has no room for layers/],
     ["--server-replicas 1", /--server-replicas: not in this version/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);

@@ -1,9 +1,12 @@
 /** @file How batches and parameters come to the workers of a parameter server changes no bit: data servers, broadcast, augmentation. */
+import { setImmediate } from "node:timers/promises";
 import { afterAll, describe, expect, test } from "vitest";
 import type { PsRole } from "../../baseline-ps/index.ts";
+import { AnnouncedParameters } from "../../baseline-ps/runtime/announced-parameters.ts";
 import { BATCHES_PROTOCOL } from "../../baseline-ps/runtime/batch-frames.ts";
 import { loadedBatches, ServedBatches } from "../../baseline-ps/runtime/batches.ts";
 import { DataServer } from "../../baseline-ps/runtime/data-server.ts";
+import type { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { EngineMemory } from "../../src/engine/memory.ts";
 import { Link } from "../../src/net/link.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
@@ -133,11 +136,18 @@ test("augmented samples are the same in a ring, however a batch is cut, and chan
   new Feeder(dataOf(uncut), uncut).writeTraining(whole, 2, 0);
   new Feeder(dataOf(cut), cut).writeTraining(part, 2, 3);
   expect(part.input).toEqual(whole.input.subarray(9 * 6));
-  const bare = arrays(3);
-  new Feeder(dataOf(cut), { ...cut, augment: "none" }).writeTraining(bare, 2, 3);
-  const changed = part.input.map((feature, index) => feature - bare.input[index]!);
-  expect(Math.max(...changed.map(Math.abs))).toBeLessThanOrEqual(0.5);
-  expect(new Set(changed).size).toBeGreaterThan(15);
+  const noise = [2, 3].map((step) => {
+    const [noisy, bare] = [arrays(3), arrays(3)];
+    new Feeder(dataOf(cut), cut).writeTraining(noisy, step, 3);
+    new Feeder(dataOf(cut), { ...cut, augment: "none" }).writeTraining(bare, step, 3);
+    return Array.from(noisy.input, (feature, index) => feature - bare.input[index]!);
+  });
+  for (const each of noise) {
+    // The sum is rounded to float32, features are below 8.
+    expect(Math.max(...each.map(Math.abs))).toBeLessThanOrEqual(0.5 + 2 ** -21);
+    expect(new Set(each).size).toBeGreaterThan(15);
+  }
+  for (const [index, change] of noise[0]!.entries()) expect(Math.abs(change - noise[1]![index]!)).toBeGreaterThan(1e-5);
 });
 
 describe("parameters that servers send unasked", () => {
@@ -150,6 +160,31 @@ describe("parameters that servers send unasked", () => {
     expect(bits(sent)).toEqual(bits(pulled));
     expect(sent.summary).toMatchObject({ lagHistogram: pulled.summary["lagHistogram"], parametersBy: "broadcast" });
     expect(workerMessages(sent)).toBeLessThan(0.7 * workerMessages(pulled));
+  });
+
+  test("a layer is here when every server's part of it is, and not before", async () => {
+    const told: ((server: number, version: number) => void)[] = [];
+    const client = {
+      failed: new Promise<never>(() => {}),
+      subscribe: (...[, , , hear]: Parameters<KeyClient["subscribe"]>) => (told.push(hear), [0, 1]),
+    };
+    const compute = { parameters: () => new Float32Array(new SharedArrayBuffer(8)) };
+    const parameters = new AnnouncedParameters({ client, compute, keys: [{ start: 0, end: 2 }] });
+    for (const [version, order] of [
+      [3, [0, 1]],
+      [4, [1, 0]],
+    ] as const) {
+      parameters.begin(version);
+      let isHere = false;
+      const arrived = parameters.arrived(0).then(() => (isHere = true));
+      told[0]!(order[0], version);
+      await setImmediate();
+      expect(isHere).toBe(false);
+      told[0]!(order[1], version);
+      await soon(arrived, "the layer");
+      expect(parameters.version).toBe(version);
+    }
+    expect(told).toHaveLength(1);
   });
 
   test("a server that is gone ends the run, by its name", async () => {
