@@ -14,10 +14,10 @@ import { batchArrays, batchBytes, BATCHES_PROTOCOL, type BatchName, dataServerOf
 export interface Batches {
   /** Samples of the test set. */
   readonly testCount: number;
-  /** It will be filled soon. */
+  /** It will be fed soon. */
   want(name: BatchName): void;
   /** Resolves when the slot holds the micro-batch. */
-  fill(memory: EngineMemory, slot: FedSlot, name: BatchName): Promise<void>;
+  feed(memory: EngineMemory, slot: FedSlot, name: BatchName): Promise<void>;
   /** Of requests and what belongs to them. */
   readonly bytesSent: number;
   close(): Promise<void>;
@@ -28,7 +28,7 @@ export function loadedBatches(feeder: Feeder): Batches {
   return {
     testCount: feeder.data.test.count,
     want: () => {},
-    fill: (memory, slot, { isTraining, step, index }) => {
+    feed: (memory, slot, { isTraining, step, index }) => {
       if (isTraining) feeder.fillTraining(memory, slot, step, index);
       else feeder.fillEvaluation(memory, slot, index);
       return Promise.resolve();
@@ -98,7 +98,7 @@ export class ServedBatches implements Batches {
   }
 
   /** Rejects where a data server is gone. */
-  async fill(memory: EngineMemory, slot: FedSlot, name: BatchName): Promise<void> {
+  async feed(memory: EngineMemory, slot: FedSlot, name: BatchName): Promise<void> {
     this.want(name);
     const { bytes, arrived } = this.#wanted.get(keyOf(name))!;
     await arrived.promise;

@@ -28,7 +28,11 @@ export class DataServer {
   }
 
   get bytesSent(): number {
-    return [...this.#links.values()].reduce((sum, link) => sum + (link?.sent.bytes ?? 0), 0);
+    return this.#open.reduce((sum, { sent }) => sum + sent.bytes, 0);
+  }
+
+  get #open(): readonly Link[] {
+    return [...this.#links.values()].flatMap((link) => link ?? []);
   }
 
   /** Takes a stream that a worker has dialled. Throws what `Link.accept` throws. */
@@ -40,7 +44,7 @@ export class DataServer {
 
   /** Says GOODBYE to every worker, and waits for theirs. */
   async close(limitMs: number): Promise<void> {
-    await Promise.all([...this.#links.values()].map((link) => link?.close(limitMs)));
+    await Promise.all(this.#open.map((link) => link.close(limitMs)));
   }
 
   #decide({ job, worker }: Readonly<Record<string, unknown>>, accepted: (worker: number) => void): Decision {

@@ -127,7 +127,7 @@ export class PsWorker {
 
   async #forward({ step, to }: Train, microBatch: number, losses: number[]): Promise<void> {
     const { compute, clockwork, batches, overlaps } = this.#init;
-    await batches.fill(compute.memory, compute.slot, training(step, microBatch));
+    await batches.feed(compute.memory, compute.slot, training(step, microBatch));
     if (microBatch + 1 < to) batches.want(training(step, microBatch + 1));
     await this.#parameters.ahead(overlaps);
     for (const layer of this.#layers) {
@@ -214,7 +214,7 @@ export class PsWorker {
     const pieces = evaluationCount(count, settings.batch / settings.microBatches);
     let [correct, lossSum] = [0, 0];
     for (let index = 0; index < pieces; index += 1) {
-      await batches.fill(compute.memory, compute.slot, testing(index));
+      await batches.feed(compute.memory, compute.slot, testing(index));
       if (index + 1 < pieces) batches.want(testing(index + 1));
       await this.#parameters.ahead(true);
       for (const layer of this.#layers) {

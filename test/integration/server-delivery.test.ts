@@ -98,10 +98,10 @@ describe("one worker and its data servers", () => {
     const slot = () => ({ input: memory.allocate([rows, 6]), labels: memory.allocate([rows]) });
     const [served, expected] = [slot(), slot()];
     for (const [place, name] of names.entries()) {
-      await soon(batches.fill(memory, served, name), "the micro-batch");
+      await soon(batches.feed(memory, served, name), "the micro-batch");
       const next = names[place + 1];
       if (next !== undefined) batches.want(next);
-      await loaded.fill(memory, expected, name);
+      await loaded.feed(memory, expected, name);
       expect(memory.f32(served.input), JSON.stringify(name)).toEqual(memory.f32(expected.input));
       expect(memory.i32(served.labels), JSON.stringify(name)).toEqual(memory.i32(expected.labels));
     }

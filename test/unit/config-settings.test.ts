@@ -200,6 +200,7 @@ describe("a fingerprint", () => {
     ["microBatches", { microBatches: 4 }],
     ["optimizer", { optimizer: "sgd" }],
     ["lr", { lr: 0.1 }],
+    ["augment", { augment: "noise:0.1" }],
   ])("differs in %s", (field, change) => {
     const other = fingerprintOf(parseSettings(change), "d1", "wasm:11");
     expect(firstDifference(expected, other)).toBe(field);
