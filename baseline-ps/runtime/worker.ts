@@ -127,9 +127,10 @@ export class PsWorker {
 
   async #forward({ step, to }: Train, microBatch: number, losses: number[]): Promise<void> {
     const { compute, clockwork, batches, overlaps } = this.#init;
-    await batches.feed(compute.memory, compute.slot, training(step, microBatch));
+    // Both are waited for at once.
+    const fed = batches.feed(compute.memory, compute.slot, training(step, microBatch));
+    await Promise.all([fed, this.#parameters.ahead(overlaps)]);
     if (microBatch + 1 < to) batches.want(training(step, microBatch + 1));
-    await this.#parameters.ahead(overlaps);
     for (const layer of this.#layers) {
       await this.#parameters.arrived(layer);
       const forward = await clockwork.timed(() => compute.forward(layer));

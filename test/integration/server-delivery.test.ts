@@ -55,6 +55,16 @@ describe("data servers", () => {
     expect(loaded.summary["dataBytesPerStep"]).toBe(0);
   });
 
+  test("a micro-batch is asked for ahead: its way takes no time of the training", async () => {
+    // A micro-batch takes 39 ms, and as many as 30 ms to come when it is asked for.
+    const changes = { nodes: 1, microBatches: 6, pace: "0.00005GFLOP/s", link: "15ms", steps: 4 };
+    const loaded = await runServers(psSettings(changes), scratch.folder());
+    const served = await runServers(psSettings({ ...changes, dataServers: 2 }), scratch.folder());
+    const [without, withServers] = [loaded, served].map(({ summary }) => Number(summary["stepMsMedian"]));
+    expect(without).toBeGreaterThan(6 * 35);
+    expect(withServers).toBeLessThan(1.25 * without!);
+  });
+
   test("shares that are whoever's that asks", async () => {
     const changes = { consistency: "bounded", tau: 2, nodes: 3, microBatches: 6, dataServers: 2, steps: 12 };
     const { losses } = await runServers(psSettings(changes), scratch.folder());
