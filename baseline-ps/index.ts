@@ -1,5 +1,5 @@
 /**
- * @file The parameter server's public face: one process manages, the others join it as a server, a worker or the task scheduler.
+ * @file The parameter server's public face: one process manages, the others join it as a server, a data server, a worker or the task scheduler.
  *
  * ```ts
  * const { summary } = await manageParameterServer({ job, settings, dataSha256, firstStep, transport, folder, … });

@@ -1,6 +1,6 @@
 /**
- * @file One process of a parameter server: the manager, a server, a worker or the task scheduler. The manager opens the folder and brings the job;
- * the others get it from there. Each answers at a local control socket.
+ * @file One process of a parameter server: the manager, a server, a data server, a worker or the task scheduler. The manager opens the folder and
+ * brings the job; the others get it from there. Each answers at a local control socket.
  */
 import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
