@@ -1,5 +1,5 @@
 /**
- * @file The parameter server's public face: one process manages, the others join it as a server, a worker or the task scheduler.
+ * @file The parameter server's public face: one process manages, the others join it as a server, a data server, a worker or the task scheduler.
  *
  * ```ts
  * const { summary } = await manageParameterServer({ job, settings, dataSha256, firstStep, transport, folder, … });
@@ -12,17 +12,20 @@ import { RUN_FILES, type RunFolder } from "../src/metrics/run-folder.ts";
 import { type Lateness, shapedTransport, type ShapedTransport } from "../src/net/shaped.ts";
 import type { Transport } from "../src/net/transport.ts";
 import { chooseEngines } from "../src/runtime/engines.ts";
+import { BATCHES_PROTOCOL } from "./runtime/batch-frames.ts";
 import { Manager, type ManagerInit } from "./runtime/manager.ts";
 import { keysProtocol } from "./runtime/key-frames.ts";
 import { Member } from "./runtime/member.ts";
 import type { PsJob, PsRole } from "./runtime/messages.ts";
 import { psSummary } from "./runtime/ps-summary.ts";
-import { runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
+import { runDataServer, runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
 import { ServedJobs } from "./runtime/served-jobs.ts";
 
 export type { PsJob, PsRole } from "./runtime/messages.ts";
+export { batchBytes } from "./runtime/batch-frames.ts";
 export { divideKeys } from "./core/key-map.ts";
 export { ServedJobs } from "./runtime/served-jobs.ts";
+export { nameOf } from "./runtime/manager.ts";
 
 /** What a process takes before it holds any of the model. */
 const BASE_BYTES = 180 * 2 ** 20;
@@ -62,7 +65,7 @@ export interface JoinInit {
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
   readonly onJob?: (job: PsJob) => void;
-  /** A worker's. */
+  /** A data server's; a worker's where there is none. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
   readonly events: SchedulerEvents;
@@ -84,7 +87,9 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
       case "server":
         return await served.during(job.job, () => runServer(given, served));
       case "worker":
-        return await runWorker(given, await data(job));
+        return await runWorker(given, () => data(job));
+      case "data":
+        return await runDataServer(given, await data(job));
       case "scheduler":
         return await runScheduler(given, events);
     }
@@ -96,7 +101,8 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
   }
 }
 
-/** Requests of keys alone are held to the stated link. */
+/** Requests of keys and micro-batches alone are held to the stated link. */
 function shape(transport: Transport, { job, settings: { link } }: PsJob): ShapedTransport | undefined {
-  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols: [keysProtocol(job)] });
+  const protocols = [keysProtocol(job), BATCHES_PROTOCOL];
+  return link === null ? undefined : shapedTransport(transport, { ...parseLink(link), protocols });
 }

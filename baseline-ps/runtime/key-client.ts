@@ -78,10 +78,12 @@ export class KeyClient {
   readonly #versions = new Map<number, number>();
   readonly #subscriptions: Subscription[] = [];
   #links: readonly Link[] = [];
+  readonly #failed = Promise.withResolvers<never>();
   #failure: Error | undefined;
 
   private constructor(init: KeyClientInit) {
     this.#init = init;
+    this.#failed.promise.catch(() => {});
   }
 
   /** Throws NetworkError where a server cannot be reached, or refuses. Close it in the end. */
@@ -168,24 +170,28 @@ export class KeyClient {
    * Every version of the range from `leastVersion` on, as servers make it (server-initiated broadcast). Each server's part is written as it comes,
    * and then told of: the reader is to keep off meanwhile.
    * @param told with the server and the version of its part
+   * @returns the servers that have a part
    */
   subscribe(
     range: KeyRange,
     into: Float32Array,
     leastVersion: number,
     told: (server: number, version: number) => void,
-  ): void {
+  ): readonly number[] {
     checkLength(range, into);
-    for (const {
-      server,
-      keys: [piece],
-    } of piecesOf(this.#init.map, range)) {
+    return piecesOf(this.#init.map, range).map(({ server, keys: [piece] }) => {
       const { start, end } = piece!;
       const part = into.subarray(start - range.start, end - range.start);
       const view = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
       const fields = { kind: FrameKind.subscribe, view, value: start, microBatch: end - start, step: leastVersion };
       this.#links[server]!.send(fields).catch(() => {});
-    }
+      return server;
+    });
+  }
+
+  /** Rejects when a server is gone. */
+  get failed(): Promise<never> {
+    return this.#failed.promise;
   }
 
   /**
@@ -231,6 +237,7 @@ export class KeyClient {
       settled.reject(this.#failure);
       issued.reject(this.#failure);
     }
+    this.#failed.reject(this.#failure);
   }
 
   #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {

@@ -4,7 +4,7 @@
  * place between two shares: within a share a layer's parameters stay as they are.
  */
 import { defined } from "../../src/types/assert.ts";
-import type { LayerParametersInit, Parameters } from "./layer-parameters.ts";
+import type { LayerParametersInit, WorkerParameters } from "./layer-parameters.ts";
 
 interface Layer {
   /** What is on its way is written here. */
@@ -18,7 +18,7 @@ interface Layer {
   isFixed: boolean;
 }
 
-export class LaggingParameters implements Parameters {
+export class LaggingParameters implements WorkerParameters {
   readonly #init: LayerParametersInit;
   readonly #layers: readonly Layer[];
   #least = 0;

@@ -7,25 +7,26 @@ import type { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { KeyClient } from "./key-client.ts";
 
+/** The parameters of a worker's layers, however they come. */
+export interface WorkerParameters {
+  /** The least that was used since `begin`. */
+  readonly version: number;
+  /** What is wanted from now on is of this version at least. */
+  begin(leastVersion: number): void;
+  /** Before a micro-batch's forward pass. */
+  ahead(overlaps: boolean): Promise<void>;
+  /** A layer's place is free for it. */
+  want(layer: number, leastVersion?: number): void;
+  /** A layer is not used any more in this step. */
+  drop(layer: number): void;
+  /** Resolves when the layer is in its place. */
+  arrived(layer: number): Promise<void>;
+}
+
 export interface LayerParametersInit {
   readonly compute: Pick<LayerwiseCompute, "parameters">;
   readonly keys: readonly KeyRange[];
   readonly client: Pick<KeyClient, "pull" | "wait">;
-}
-
-/** A worker's parameters, as its training asks for them. */
-export interface Parameters {
-  /** The least that was used since `begin`. */
-  readonly version: number;
-  begin(leastVersion: number): void;
-  /** Asks for as many layers as may be here, from the first on. @param overlaps false: of a whole model all, and waits for them */
-  ahead(overlaps: boolean): Promise<void>;
-  /** Asks for a layer, unless it is here or asked for; nobody uses its place. Of a layer that is none it does nothing. */
-  want(layer: number, leastVersion?: number): void;
-  /** They are not used any more. */
-  drop(layer: number): void;
-  /** Resolves when the layer is in its place. */
-  arrived(layer: number): Promise<void>;
 }
 
 interface Pulled {
@@ -35,7 +36,7 @@ interface Pulled {
   readonly arrived: Promise<number>;
 }
 
-export class LayerParameters implements Parameters {
+export class LayerParameters implements WorkerParameters {
   readonly #init: LayerParametersInit;
   readonly #places: number;
   /** By place. */

@@ -42,16 +42,21 @@ export class Manager {
   readonly #expected: readonly string[];
   readonly #members = new Map<string, Member>();
   readonly #ended = Promise.withResolvers<ReadonlyMap<string, MemberReport>>();
-  /** Servers and scheduler that can be dialled. */
+  /** Servers, data servers and scheduler that can be dialled. */
   #ready = 0;
   #isFinishing = false;
 
   private constructor(init: ManagerInit) {
     this.#init = init;
-    const { servers, nodes } = init.settings;
+    const { servers, nodes, dataServers } = init.settings;
     const roles = (kind: PsRole["kind"], count: number): string[] =>
       Array.from({ length: count }, (_, index) => nameOf({ kind, index }));
-    this.#expected = [...roles("worker", nodes), ...roles("server", servers), ...roles("scheduler", 1)];
+    this.#expected = [
+      ...roles("worker", nodes),
+      ...roles("server", servers),
+      ...roles("scheduler", 1),
+      ...roles("data", dataServers),
+    ];
     this.#ended.promise.catch(() => {});
   }
 
@@ -123,7 +128,7 @@ export class Manager {
         return this.fail(toldError(word));
       case "ready":
         this.#ready += 1;
-        if (this.#ready === this.#init.settings.servers + 1) this.#tellAll({ kind: "begin" });
+        if (this.#ready === this.#expected.length - this.#init.settings.nodes) this.#tellAll({ kind: "begin" });
         return;
       case "report":
         member.report = word.report;
@@ -138,7 +143,7 @@ export class Manager {
       return this.#ended.resolve(new Map(reports));
     }
     // Servers serve until nobody trains any more.
-    if (this.#isFinishing || !missing.every((name) => name.startsWith("server "))) return;
+    if (this.#isFinishing || !missing.every((name) => /^(data )?server /.test(name))) return;
     this.#isFinishing = true;
     this.#tellAll({ kind: "finish" });
   }
@@ -150,4 +155,4 @@ export class Manager {
   }
 }
 
-export const nameOf = ({ kind, index }: PsRole): string => `${kind} ${index}`;
+export const nameOf = ({ kind, index }: PsRole): string => `${kind === "data" ? "data server" : kind} ${index}`;

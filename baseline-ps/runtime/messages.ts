@@ -14,7 +14,7 @@ const shortText = z.string().max(1024);
 const hex = z.string().regex(/^[0-9a-f]{1,64}$/);
 
 /** What a process does; one that is both a server and a worker comes twice. */
-export const roleSchema = z.strictObject({ kind: z.enum(["server", "worker", "scheduler"]), index: count });
+export const roleSchema = z.strictObject({ kind: z.enum(["server", "worker", "scheduler", "data"]), index: count });
 export type PsRole = z.infer<typeof roleSchema>;
 
 export const memberHelloSchema = z.strictObject({
@@ -65,6 +65,8 @@ export interface MemberReport {
   readonly report: NodeReport | null;
   /** Other jobs that its process served meanwhile, of a server. */
   readonly sharedWith?: readonly string[];
+  /** On links between workers and data servers; absent where there are none. */
+  readonly dataBytesSent?: number;
   /** The run, of a scheduler. */
   readonly run: {
     readonly losses: readonly number[];

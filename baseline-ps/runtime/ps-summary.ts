@@ -17,12 +17,15 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     parameters: parseModel(settings.model).parameters,
     ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
   };
-  const { servers, consistency, tau, workerHolds, overlap } = settings;
+  const { servers, consistency, tau, workerHolds, overlap, dataServers, parameters } = settings;
+  const dataBytes = [...reports.values()].reduce((sum, { dataBytesSent = 0 }) => sum + dataBytesSent, 0);
   return {
     ...buildSummary(facts, whole),
     // A worker's share is not a step where others go on meanwhile.
     stepMsMedian: run.stepMs,
-    ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap },
+    ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap, dataServers },
+    parametersBy: parameters,
+    dataBytesPerStep: Math.round(dataBytes / Math.max(1, run.losses.length - firstStep)),
     lagHistogram: run.lags,
     sharesServersWith: [...new Set([...reports.values()].flatMap(({ sharedWith }) => sharedWith ?? []))].toSorted(),
     bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,

@@ -19,7 +19,10 @@ import { defined } from "../../src/types/assert.ts";
 import { type Consistency, rulesOf } from "../core/consistency.ts";
 import { divideKeys, type KeyMap } from "../core/key-map.ts";
 import { NodeAccount } from "./account.ts";
+import { BATCHES_PROTOCOL } from "./batch-frames.ts";
+import { type Batches, loadedBatches, ServedBatches } from "./batches.ts";
 import { fillStore, saveKeys } from "./checkpoint-files.ts";
+import { DataServer } from "./data-server.ts";
 import { KeyClient } from "./key-client.ts";
 import { keysProtocol } from "./key-frames.ts";
 import { KeyServer } from "./key-server.ts";
@@ -108,10 +111,11 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
 }
 
 /** Trains until the scheduler has no more tasks. */
-export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
+export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): Promise<void> {
   const { job, index, transport, member, folder } = init;
   const { settings } = job;
   const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
+  const loaded = settings.dataServers === 0 ? loadedBatches(new Feeder(await data(), settings)) : undefined;
   const model = parseModel(settings.model);
   const account = new NodeAccount();
   const compute = await LayerwiseCompute.start({
@@ -132,12 +136,13 @@ export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
     transport,
     nowMs,
   });
+  const batches = loaded ?? (await servedBatches(init, model));
   const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
   const worker = new PsWorker({
     ...{ settings, consistency: consistencyOf(job), overlaps: settings.overlap === "on", compute, client, tasks },
     ...{
       keys: layerKeys(model),
-      feeder: new Feeder(data, { seed, batch, microBatches }),
+      batches,
       clockwork: account.clockwork,
     },
     timeline,
@@ -158,14 +163,36 @@ export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
       ...{ neighbours: settings.servers, layerDigests: {} },
       initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
     });
-    member.report({ report, run: null });
+    member.report({ report, dataBytesSent: batches.bytesSent, run: null });
     await tasks.close();
+    await batches.close();
     await client.close();
     await Promise.race([member.over(), member.failed]);
   } finally {
     timeline.flush();
     await compute.stop();
   }
+}
+
+function servedBatches({ job, index, transport }: RoleInit, { features }: ModelSpec): Promise<Batches> {
+  const { dataServers, batch, microBatches } = job.settings;
+  const servers = Array.from({ length: dataServers }, (_, server) => addressesOf(job, { kind: "data", index: server }));
+  return ServedBatches.connect({
+    ...{ job: job.job, worker: index, servers, transport, rows: batch / microBatches, features },
+  });
+}
+
+/** Serves micro-batches until nobody trains any more. */
+export async function runDataServer(init: RoleInit, data: DataSet): Promise<void> {
+  const { job, index, member } = init;
+  const { dataServers, nodes: workers, microBatches } = job.settings;
+  const feeder = new Feeder(data, job.settings);
+  const server = new DataServer({ job: job.job, index, dataServers, workers, microBatches, feeder });
+  await listen(init, BATCHES_PROTOCOL, (stream) => server.accept(stream));
+  await Promise.race([member.finish, member.failed]);
+  member.report({ report: null, dataBytesSent: server.bytesSent, run: null });
+  await Promise.race([member.over(), member.failed]);
+  await server.close(GOODBYE_LIMIT_MS);
 }
 
 /** Gives tasks, and writes what was committed. */

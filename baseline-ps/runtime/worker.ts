@@ -7,16 +7,19 @@ import type { Settings } from "../../src/config/settings.ts";
 import type { Timeline } from "../../src/metrics/timeline.ts";
 import type { OperationTimes } from "../../src/runtime/compute-operations.ts";
 import type { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
-import { evaluationCount, type Feeder } from "../../src/runtime/feeder.ts";
+import { evaluationCount } from "../../src/runtime/feeder.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { POOL_PLACES } from "../../src/nn/layout.ts";
 import { NotFiniteError } from "../../src/types/errors.ts";
 import { type Consistency, leastVersion, rulesOf } from "../core/consistency.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
+import { AnnouncedParameters } from "./announced-parameters.ts";
+import type { BatchName } from "./batch-frames.ts";
+import type { Batches } from "./batches.ts";
 import type { KeyClient } from "./key-client.ts";
 import { LaggingParameters } from "./lagging-parameters.ts";
-import { LayerParameters, type Parameters } from "./layer-parameters.ts";
+import { LayerParameters, type WorkerParameters } from "./layer-parameters.ts";
 
 /** What a worker asks of its task scheduler. */
 export interface TaskSource {
@@ -42,7 +45,7 @@ export interface WorkerInit {
   readonly compute: LayerwiseCompute;
   readonly keys: readonly KeyRange[];
   readonly client: KeyClient;
-  readonly feeder: Feeder;
+  readonly batches: Batches;
   readonly tasks: TaskSource;
   readonly clockwork: StageClockwork;
   readonly timeline: Pick<Timeline, "add">;
@@ -55,7 +58,7 @@ type Train = Extract<Task, { kind: "train" }>;
 export class PsWorker {
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
-  readonly #parameters: Parameters;
+  readonly #parameters: WorkerParameters;
   /** Newest push out of each place of gradients, whose memory is the client's until it has left. */
   readonly #leaving = new Map<number, number>();
   readonly #ends: Promise<void>[] = [];
@@ -67,8 +70,14 @@ export class PsWorker {
   constructor(init: WorkerInit) {
     this.#init = init;
     this.#layers = init.keys.map((_, layer) => layer);
-    const mayLag = init.overlaps && init.consistency.tau > 0 && !this.#isPooled;
-    this.#parameters = mayLag ? new LaggingParameters(init) : new LayerParameters(init, this.#places);
+    this.#parameters = this.#newParameters();
+  }
+
+  #newParameters(): WorkerParameters {
+    const { settings, overlaps, consistency } = this.#init;
+    if (settings.parameters === "broadcast") return new AnnouncedParameters(this.#init);
+    const mayLag = overlaps && consistency.tau > 0 && !this.#isPooled;
+    return mayLag ? new LaggingParameters(this.#init) : new LayerParameters(this.#init, this.#places);
   }
 
   /** To the end of the run. */
@@ -87,7 +96,11 @@ export class PsWorker {
     this.#next = next;
     this.#nextStep = undefined;
     next.then(
-      (task) => (this.#nextStep = task.kind === "train" ? task.step : undefined),
+      (task) => {
+        this.#nextStep = task.kind === "train" ? task.step : undefined;
+        // While this share's backward pass is computed.
+        if (task.kind === "train") this.#init.batches.want(training(task.step, task.from));
+      },
       () => {},
     );
   }
@@ -100,7 +113,7 @@ export class PsWorker {
     const losses: number[] = [];
     const pushes: number[] = [];
     for (let microBatch = from; microBatch < to; microBatch += 1) {
-      await this.#forward(step, microBatch, losses);
+      await this.#forward(task, microBatch, losses);
       if (microBatch === to - 1) {
         tasks.losses(step, share, losses);
         // Known before this share ends, the next one costs no wait.
@@ -116,10 +129,12 @@ export class PsWorker {
     clockwork.stepEnded();
   }
 
-  async #forward(step: number, microBatch: number, losses: number[]): Promise<void> {
-    const { compute, clockwork, feeder, overlaps } = this.#init;
-    feeder.fillTraining(compute.memory, compute.slot, step, microBatch);
-    await this.#parameters.ahead(overlaps);
+  async #forward({ step, to }: Train, microBatch: number, losses: number[]): Promise<void> {
+    const { compute, clockwork, batches, overlaps } = this.#init;
+    // Both are waited for at once.
+    const fed = batches.feed(compute.memory, compute.slot, training(step, microBatch));
+    await Promise.all([fed, this.#parameters.ahead(overlaps)]);
+    if (microBatch + 1 < to) batches.want(training(step, microBatch + 1));
     for (const layer of this.#layers) {
       await this.#parameters.arrived(layer);
       const forward = await clockwork.timed(() => compute.forward(layer));
@@ -199,11 +214,13 @@ export class PsWorker {
   }
 
   async #evaluate(): Promise<PauseOutcome["evaluated"]> {
-    const { compute, feeder, settings } = this.#init;
-    const { count } = feeder.data.test;
+    const { compute, batches, settings } = this.#init;
+    const { testCount: count } = batches;
+    const pieces = evaluationCount(count, settings.batch / settings.microBatches);
     let [correct, lossSum] = [0, 0];
-    for (let index = 0; index < evaluationCount(count, settings.batch / settings.microBatches); index += 1) {
-      feeder.fillEvaluation(compute.memory, compute.slot, index);
+    for (let index = 0; index < pieces; index += 1) {
+      await batches.feed(compute.memory, compute.slot, testing(index));
+      if (index + 1 < pieces) batches.want(testing(index + 1));
       await this.#parameters.ahead(true);
       for (const layer of this.#layers) {
         await this.#parameters.arrived(layer);
@@ -217,6 +234,9 @@ export class PsWorker {
     return { testAccuracy: correct / count, testLoss: lossSum / count };
   }
 }
+
+const training = (step: number, index: number): BatchName => ({ isTraining: true, step, index });
+const testing = (index: number): BatchName => ({ isTraining: false, step: 0, index });
 
 function notFinite(step: number, layer: number): NotFiniteError {
   return new NotFiniteError(

@@ -78,8 +78,7 @@ export class Equipment {
   /** Loaded once. */
   feeder(): Promise<Feeder> {
     const { job, data } = this.#init;
-    const { seed, batch, microBatches } = job.settings;
-    return (this.#feeder ??= data().then((loaded) => new Feeder(loaded, { seed, batch, microBatches })));
+    return (this.#feeder ??= data().then((loaded) => new Feeder(loaded, job.settings)));
   }
 
   async stop(): Promise<void> {

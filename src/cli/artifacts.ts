@@ -24,8 +24,7 @@ export async function evaluate(path: string, options: Options): Promise<number> 
   checkSameData(folder, data, path);
   const { segment, memory } = wholeModel(settings, files);
   const slot = defined(segment.layout.slots[0], "one slot");
-  const { seed, batch, microBatches } = settings;
-  const feeder = new Feeder(data, { seed, batch, microBatches });
+  const feeder = new Feeder(data, settings);
   let correct = 0;
   let lossSum = 0;
   for (let index = 0; index < evaluationCount(data.test.count, segment.layout.init.rows); index += 1) {

@@ -3,7 +3,7 @@
  * others. A process that dies ends the run, by its name.
  */
 import { join, resolve } from "node:path";
-import type { PsRole } from "../../baseline-ps/index.ts";
+import { nameOf, type PsRole } from "../../baseline-ps/index.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
 import { isRunning, type NodeEntry } from "../runtime/process-control.ts";
 import { tellError, ToldFailure, type ToldError } from "./failure.ts";
@@ -90,15 +90,16 @@ class PsLauncher {
 
   #startMembers(manager: readonly string[]): void {
     const { settings, serversOf } = this.#request;
-    const { servers, nodes } = settings;
+    const { servers, nodes, dataServers } = settings;
     const start = (kind: PsRole["kind"], count: number): void => {
       for (let index = 0; index < count; index += 1) {
-        this.#start(`${kind} ${index}`, { kind: "member", member: { kind, index }, manager });
+        this.#start(nameOf({ kind, index }), { kind: "member", member: { kind, index }, manager });
       }
     };
     start("scheduler", 1);
     if (serversOf === null) start("server", servers);
     else void this.#borrow(serversOf, manager);
+    start("data", dataServers);
     start("worker", nodes);
   }
 
@@ -133,7 +134,9 @@ class PsLauncher {
       case "formed": {
         this.#hasJob = true;
         clearInterval(this.#look);
-        const what = `${settings.nodes} workers, ${settings.servers} ${settings.servers === 1 ? "server" : "servers"}`;
+        const { nodes, servers, dataServers } = settings;
+        const data = dataServers === 0 ? "" : `, ${dataServers} data ${dataServers === 1 ? "server" : "servers"}`;
+        const what = `${nodes} workers, ${servers} ${servers === 1 ? "server" : "servers"}${data}`;
         const where = `results in ${out}, logs in ${join(out, "logs")}`;
         return this.#progress.say(`parameter server: ${what}, ${settings.consistency}, job ${event.job}; ${where}`);
       }

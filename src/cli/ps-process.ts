@@ -1,12 +1,13 @@
 /**
- * @file One process of a parameter server: the manager, a server, a worker or the task scheduler. The manager opens the folder and brings the job;
- * the others get it from there. Each answers at a local control socket.
+ * @file One process of a parameter server: the manager, a server, a data server, a worker or the task scheduler. The manager opens the folder and
+ * brings the job; the others get it from there. Each answers at a local control socket.
  */
 import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import {
   joinParameterServer,
   manageParameterServer,
+  nameOf,
   type PsJob,
   type PsRole,
   ServedJobs,
@@ -114,7 +115,7 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : `${role.member.kind} ${role.member.index}`;
+    return role.kind === "manager" ? "server manager" : nameOf(role.member);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -177,7 +178,7 @@ export class PsProcess {
   }
 
   #open(folder: RunFolder): RunFolder {
-    this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
+    this.#log = openLog(folder.file("logs", `${this.#name.replaceAll(" ", "-")}.log`));
     this.#log.info({ pid: process.pid }, "starts");
     return folder;
   }
@@ -233,5 +234,8 @@ function nodeOf({ kind, index }: PsRole, { nodes, servers }: Settings): number {
       return nodes + index;
     case "scheduler":
       return nodes + servers;
+    // Behind the manager.
+    case "data":
+      return nodes + servers + 2 + index;
   }
 }

@@ -2,11 +2,12 @@
 import { join } from "node:path";
 import { parseModel } from "../nn/spec.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
-import { divideKeys, serverBytes } from "../../baseline-ps/index.ts";
+import { batchBytes, divideKeys, serverBytes } from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../config/settings.ts";
 import { nowMs } from "../runtime/clock.ts";
+import { TENSOR_BYTES_MAX } from "../wire/header.ts";
 import { ExitCode, UsageError } from "../types/errors.ts";
 import { forkRun } from "./fork.ts";
 import { launchRing } from "./launcher.ts";
@@ -96,9 +97,12 @@ function localCount(value: string | null, nodes: number): number {
 
 /** What can be known to be wrong before any process starts. Servers of another run keep within that run's --memory-limit. */
 function checkModel(settings: Settings, hasOthersServers: boolean): void {
-  const { layers, parameters } = parseModel(settings.model);
+  const { layers, parameters, features } = parseModel(settings.model);
   parseOptimizer(settings.optimizer);
-  if (settings.system === "ps") checkServers(settings, parameters, hasOthersServers);
+  if (settings.system === "ps") {
+    checkServers(settings, parameters, hasOthersServers);
+    checkDataServers(settings, features);
+  }
   if (settings.system !== "ring") return;
   const { nodes } = settings;
   checkSchedule(shapeOf(settings, nodes), CAN_SPLIT);
@@ -106,6 +110,15 @@ function checkModel(settings: Settings, hasOthersServers: boolean): void {
   const cut = firstCut(settings, members);
   if (settings.memoryLimit === null) return;
   for (let node = 0; node < nodes; node += 1) planNode(settings, "wasm", cut, nodes, node);
+}
+
+/** A micro-batch travels in one frame. */
+function checkDataServers({ dataServers, batch, microBatches }: Settings, features: number): void {
+  if (dataServers === 0 || batchBytes(batch / microBatches, features) <= TENSOR_BYTES_MAX) return;
+  throw new UsageError(
+    `--data-servers ${dataServers}: a micro-batch of ${batch / microBatches} samples is above the ${TENSOR_BYTES_MAX / 2 ** 20} MiB of a message`,
+    "use more --micro-batches, or --data-servers 0",
+  );
 }
 
 /** Keys for each server, and room for them. */

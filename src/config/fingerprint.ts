@@ -12,8 +12,20 @@ export type Fingerprint = Readonly<Record<string, string | number>>;
 
 /** @param engineId kind and probe digest of the engine that runs. */
 export function fingerprintOf(settings: Settings, dataSha256: string, engineId: string): Fingerprint {
-  const { model, seed, batch, microBatches, optimizer, lr, wire } = settings;
-  return { build: BUILD, model, data: dataSha256, seed, batch, microBatches, optimizer, lr, wire, engine: engineId };
+  const { model, augment, seed, batch, microBatches, optimizer, lr, wire } = settings;
+  return {
+    build: BUILD,
+    model,
+    data: dataSha256,
+    augment,
+    seed,
+    batch,
+    microBatches,
+    optimizer,
+    lr,
+    wire,
+    engine: engineId,
+  };
 }
 
 /** The first field in which two fingerprints differ, or undefined. */

@@ -3,6 +3,7 @@
  * same names. What results depend on is the job's fingerprint; nodes, schedule and output are not part of it.
  */
 import * as z from "zod";
+import { parseAugment } from "../data/augment.ts";
 import { UsageError } from "../types/errors.ts";
 import { nearest } from "../types/suggest.ts";
 import { parseLink, parseMemoryLimit, parsePace } from "./emulation.ts";
@@ -16,6 +17,7 @@ export const settingsSchema = z.strictObject({
   model: text.default("mlp:784-256-256-256-10"),
   data: text.default("digits"),
   dataDir: text.nullable().default(null),
+  augment: text.default("none"),
   steps: wholeNumber(1, COUNT_MAX).default(200),
   batch: wholeNumber(1, 1_000_000).default(128),
   microBatches: wholeNumber(1, 65_536).default(8),
@@ -33,6 +35,8 @@ export const settingsSchema = z.strictObject({
   tau: wholeNumber(0, 65_535).nullable().default(null),
   workerHolds: oneOf(["model", "range"]).default("model"),
   overlap: oneOf(["on", "off"]).default("on"),
+  parameters: oneOf(["pull", "broadcast"]).default("pull"),
+  dataServers: wholeNumber(0, 1024).default(0),
   wire: oneOfThisVersion(["f32"], ["f16", "bf16", "int8"]).default("f32"),
   checkpointEvery: wholeNumber(0, COUNT_MAX).default(0),
   validateEvery: wholeNumber(0, COUNT_MAX).default(0),
@@ -53,7 +57,9 @@ export type SettingName = keyof Settings;
 export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly SettingName[];
 
 /** Of a parameter server alone. */
-const SERVER_SETTINGS: readonly SettingName[] = ["servers", "consistency", "tau", "workerHolds", "overlap"];
+const SERVER_SETTINGS: readonly SettingName[] = [
+  ...(["servers", "consistency", "tau", "workerHolds", "overlap", "parameters", "dataServers"] as const),
+];
 
 /** What a ring can be told. */
 export const RING_SETTING_NAMES = SETTING_NAMES.filter((name) => name !== "system" && !SERVER_SETTINGS.includes(name));
@@ -122,6 +128,7 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
   checkReplicas(settings, given);
   checkServer(settings);
   parseTimeline(settings.timeline);
+  parseAugment(settings.augment);
   checkEmulation(settings);
 }
 
@@ -145,6 +152,29 @@ function checkServer(settings: Settings): void {
     throw new UsageError(
       `--worker-holds range with ${microBatches} micro-batches for ${nodes} workers: such a worker computes one of each step`,
       `use --micro-batches ${nodes}`,
+    );
+  }
+  checkDelivery(settings);
+}
+
+/** How parameters and batches come to the workers of a parameter server. */
+function checkDelivery({ parameters, consistency, workerHolds, dataServers, microBatches }: Settings): void {
+  if (parameters === "broadcast" && consistency !== "bsp") {
+    throw new UsageError(
+      `--parameters broadcast with --consistency ${consistency}: a new version could come while a worker computes with the one before`,
+      "use --consistency bsp, or --parameters pull",
+    );
+  }
+  if (parameters === "broadcast" && workerHolds === "range") {
+    throw new UsageError(
+      "--parameters broadcast with --worker-holds range: such a worker has no room for layers that it does not compute with",
+      "use --worker-holds model, or --parameters pull",
+    );
+  }
+  if (dataServers > microBatches) {
+    throw new UsageError(
+      `--data-servers ${dataServers} for ${microBatches} micro-batches: each serves at least one of every step`,
+      `use --data-servers ${microBatches} or fewer, or more --micro-batches`,
     );
   }
 }

@@ -50,12 +50,12 @@ export class SerialRun {
     this.#init = init;
     this.#engines = chooseEngines(settings.engine);
     const earlier = folder.readMetrics().slice(0, firstStep);
-    const { batch, timeline, seed, microBatches } = settings;
+    const { batch, timeline } = settings;
     const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
     this.#recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: init.onNotDurable });
     this.#recorder.write(true);
     this.#timeline = new Timeline(folder, () => 0, parseTimeline(timeline));
-    this.#feeder = new Feeder(data, { seed, batch, microBatches });
+    this.#feeder = new Feeder(data, settings);
     const sampler = new ThreadSampler();
     this.#clockwork = new StageClockwork(new TimeAccount(sampler.sample()), sampler, 1);
   }

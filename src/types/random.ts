@@ -23,6 +23,7 @@ export const RandomPurpose = {
   chaos: 7,
   sparseSample: 8,
   sparseWeight: 9,
+  augmentation: 10,
 } as const;
 
 /**

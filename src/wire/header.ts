@@ -64,6 +64,11 @@ export const FrameKind = {
   /** Parameters; `step` is their version. */
   pulled: 38,
   announced: 39,
+  // Between a worker and a data server: `step`, `microBatch`; `lap` is 1 for a piece of the test set, whose index is `microBatch`.
+  /** No payload. */
+  batchWanted: 40,
+  /** Features as float32 [rows, features], and behind them labels as int32 [rows]. */
+  batch: 41,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -112,6 +117,8 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.pushed, 0],
   [FrameKind.pulled, TENSOR_BYTES_MAX],
   [FrameKind.announced, TENSOR_BYTES_MAX],
+  [FrameKind.batchWanted, 0],
+  [FrameKind.batch, TENSOR_BYTES_MAX],
 ]);
 
 /** What a sender says about a frame. */

@@ -11,6 +11,8 @@ import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
 export interface ServersOptions {
   readonly firstStep?: number;
+  /** A process loads the data set. */
+  readonly onLoaded?: (role: PsRole) => void;
   /** `close` ends everything that a process says and hears, as if it had died. */
   readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
 }
@@ -76,7 +78,10 @@ class Group {
     managing.catch(() => {});
     const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
       Array.from({ length: count }, (_, index) => ({ kind, index }));
-    const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
+    const all = [
+      ...[...roles("scheduler", 1), ...roles("server", settings.servers)],
+      ...[...roles("worker", settings.nodes), ...roles("data", settings.dataServers)],
+    ];
     const joining = all.map((role) => this.#join(role, manager.addresses));
     for (const each of joining) each.catch(() => {});
     try {
@@ -96,13 +101,16 @@ class Group {
   }
 
   #join(role: PsRole, manager: readonly string[]): Promise<void> {
-    const { settings, folder, onCommitted } = this.#init;
+    const { settings, folder, onCommitted, onLoaded } = this.#init;
     const name = `${role.kind}-${role.index}`;
     const server = role.kind === "server" ? this.#servers[role.index]! : undefined;
     return joinParameterServer({
       ...{ role, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
       ...(server !== undefined && { served: server.served }),
-      data: () => Promise.resolve(dataOf(settings)),
+      data: () => {
+        onLoaded?.(role);
+        return Promise.resolve(dataOf(settings));
+      },
       events: {
         onReady: (tasks) => (this.#stop = () => tasks.requestStop()),
         onCommitted: (step) => onCommitted?.(step, this.#stop, (gone) => this.#close(gone)),

@@ -31,12 +31,34 @@ test(
       stderr,
       stdout: told,
     } = await cli.run(
-      ...["train", "--resume", "run", "--servers", "1", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
+      ...[
+        "train",
+        "--resume",
+        "run",
+        "--servers",
+        "1",
+        "--data-servers",
+        "1",
+        "--pace",
+        "1GFLOP/s",
+        "--json",
+        "--quiet",
+        "--orphans",
+        "end",
+      ],
     );
     expect(code, stderr).toBe(0);
     const summary = JSON.parse(told) as Summary;
     expect(bits(summary)).toEqual(bits(serial));
-    expect(summary).toMatchObject({ system: "ps", nodes: 3, workers: 2, servers: 1, consistency: "bsp", exact: true });
+    expect(summary).toMatchObject({
+      system: "ps",
+      nodes: 3,
+      workers: 2,
+      servers: 1,
+      dataServers: 1,
+      consistency: "bsp",
+      exact: true,
+    });
     expect(summary.perNode.map(({ role }) => role)).toEqual(["worker", "worker", "server"]);
     for (const node of summary.perNode) {
       const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as unknown as Record<string, number>;
@@ -64,14 +86,17 @@ function expectLost({ code, stderr }: Ended, name: string): void {
   expect(stderr).toMatch(/^ {2}fix: .+$/m);
 }
 
-test(
-  "a server manager that is killed ends the run with exit code 5, by its name",
-  async () => {
+test.each([
+  ["server manager", 5, []],
+  ["data server 0", 6, ["--data-servers", "1", "--parameters", "broadcast"]],
+] as const)(
+  "a %s that is killed ends the run with exit code 5, by its name",
+  async (name, node, others) => {
     await using cli = new CommandLine();
-    const running = cli.start(...ENDLESS, "run");
+    const running = cli.start(...ENDLESS, "run", ...others);
     await cli.reached(running, "run", 2);
-    kill(cli, "run", 5);
-    expectLost(await running.ended, "server manager");
+    kill(cli, "run", node);
+    expectLost(await running.ended, name);
   },
   LIMIT_MS,
 );
@@ -121,6 +146,17 @@ test("mistakes are told before any process starts", async () => {
     ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
     ["--servers-of run-a", /no running job is "run-a"/],
     ["--servers-of run-a --servers 2", /--servers with --servers-of: that run has as many as it has/],
+    ["--data-servers -1", /--data-servers "-1": a whole number from 0/],
+    ["--data-servers 9", /--data-servers 9 for 8 micro-batches/],
+    [
+      "--data-servers 1 --micro-batches 4 --batch 100000",
+      /--data-servers 1: a micro-batch of 25000 samples is above the 64 MiB/,
+    ],
+    [
+      "--parameters broadcast --consistency ssp",
+      /--parameters broadcast with --consistency ssp: a new version could come/,
+    ],
+    ["--parameters broadcast --micro-batches 4 --worker-holds range", /has no room for layers/],
     ["--server-replicas 1", /--server-replicas: not in this version/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);

@@ -152,6 +152,10 @@ describe("a bad value is refused with its field, its value and the remedy", () =
     ["model", "", "a text that is not empty is needed"],
     ["model", 5, "a text is needed"],
     ["timeline", "last", "is not known"],
+    ["augment", "noise", "is not known"],
+    ["augment", "noise:0", "is not known"],
+    ["augment", "noise:-1", "is not known"],
+    ["augment", "noise:1001", "is not known"],
   ])("%s %j: %s", (name, value, reason) => {
     const { cause } = refusal({ [name]: value });
     expect(cause).toContain(`${flagName(name)} ${JSON.stringify(value)}`);
@@ -196,6 +200,7 @@ describe("a fingerprint", () => {
     ["microBatches", { microBatches: 4 }],
     ["optimizer", { optimizer: "sgd" }],
     ["lr", { lr: 0.1 }],
+    ["augment", { augment: "noise:0.1" }],
   ])("differs in %s", (field, change) => {
     const other = fingerprintOf(parseSettings(change), "d1", "wasm:11");
     expect(firstDifference(expected, other)).toBe(field);
