@@ -11,6 +11,7 @@ import { NodeLostError, NotFiniteError, ProtocolError } from "../../src/types/er
 import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Shard, type ShardInit, type ShardOutput } from "../core/shard.ts";
+import { trafficOf } from "./account.ts";
 import { inputOf, memoryFor, type Received } from "./key-frames.ts";
 import type { ShardStore, ValueOutput } from "./store.ts";
 
@@ -19,6 +20,8 @@ export interface KeyServerInit {
   readonly shard: ShardInit;
   readonly store: ShardStore;
   readonly clients: number;
+  /** Its own: a client there is no traffic. */
+  readonly peerId: string;
   /** Books what the server computes. */
   readonly clockwork: Pick<StageClockwork, "stepStarted" | "stepEnded" | "inserted">;
   /** A client's link is over without GOODBYE, or it pushed what cannot be applied. */
@@ -54,12 +57,7 @@ export class KeyServer {
   }
 
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
-    const links = this.#links;
-    return {
-      bytesSent: links.reduce((sum, { sent }) => sum + sent.bytes, 0),
-      bytesReceived: links.reduce((sum, { received }) => sum + received.bytes, 0),
-      messagesSent: links.reduce((sum, { sent }) => sum + sent.messages, 0),
-    };
+    return trafficOf(this.#links, this.#init.peerId);
   }
 
   /** Takes a stream that a client has dialled. Throws what `Link.accept` throws. */

@@ -20,6 +20,7 @@ import { InterruptedError, NodeLostError } from "../types/errors.ts";
 import { tellError, type ToldError } from "./failure.ts";
 import { openRun } from "./open-run.ts";
 import { notDurableText } from "./progress.ts";
+import { namesOf, nodeOf, SCHEDULER } from "./ps-processes.ts";
 import type { NodeEvent } from "./run-node.ts";
 
 export interface PsProcessInit {
@@ -28,7 +29,7 @@ export interface PsProcessInit {
   readonly out: string;
   readonly role:
     | { readonly kind: "manager"; readonly force: boolean; readonly resume: boolean }
-    | { readonly kind: "member"; readonly member: PsRole; readonly manager: readonly string[] };
+    | { readonly kind: "member"; readonly members: readonly PsRole[]; readonly manager: readonly string[] };
 }
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
@@ -65,7 +66,7 @@ export class PsProcess {
     const unwatch =
       memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#outgrow(bytes));
     try {
-      const living = role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager);
+      const living = role.kind === "manager" ? this.#manage(role) : this.#join(role.members, role.manager);
       await Promise.race([living, this.#outgrown.promise, this.#stopped.promise]);
       return undefined;
     } catch (error) {
@@ -96,7 +97,7 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : `${role.member.kind} ${role.member.index}`;
+    return role.kind === "manager" ? "server manager" : namesOf(role.members);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -125,12 +126,12 @@ export class PsProcess {
     this.#emit({ kind: "done", summary });
   }
 
-  async #join(member: PsRole, manager: readonly string[]): Promise<void> {
+  async #join(roles: readonly PsRole[], manager: readonly string[]): Promise<void> {
     const { settings, out } = this.#init;
     const folder = this.#open(new RunFolder(out));
     this.#transport = await createLibp2pTransport({ listen: LISTEN });
     await joinParameterServer({
-      ...{ role: member, manager, transport: this.#transport, engine: settings.engine, folder },
+      ...{ roles, manager, transport: this.#transport, engine: settings.engine, folder },
       onJob: (job) => void this.#serve(job, folder),
       data: async () => {
         const data = await loadJobData(settings);
@@ -150,14 +151,14 @@ export class PsProcess {
   }
 
   #open(folder: RunFolder): RunFolder {
-    this.#log = openLog(folder.file("logs", `${this.#name.replace(" ", "-")}.log`));
+    this.#log = openLog(folder.file("logs", `${this.#name.replaceAll(" ", "-")}.log`));
     this.#log.info({ pid: process.pid }, "starts");
     return folder;
   }
 
   get #node(): number {
     const { role, settings } = this.#init;
-    return role.kind === "manager" ? settings.nodes + settings.servers + 1 : nodeOf(role.member, settings);
+    return role.kind === "manager" ? nodeOf(SCHEDULER, settings) + 1 : nodeOf(role.members[0]!, settings);
   }
 
   async #serve(job: PsJob, folder: RunFolder): Promise<void> {
@@ -177,25 +178,15 @@ export class PsProcess {
       return { isDone: true };
     }
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
-    const members = job.members.map(({ role, peerId, addresses }) => {
-      return { node: nodeOf(role, job.settings), peerId, addresses, layers: [] };
+    const byNode = Map.groupBy(job.members, ({ role }) => nodeOf(role, job.settings));
+    const members = [...byNode].map(([node, roles]) => {
+      const [{ peerId, addresses }] = [roles[0]!];
+      return { node, peerId, addresses, layers: [], role: roles.map(({ role }) => role.kind).join("+") };
     });
     return {
       ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node: this.#node },
       ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
       members,
     };
-  }
-}
-
-/** Workers first, then servers, as in `summary.json`; behind them those that hold nothing of the model. */
-function nodeOf({ kind, index }: PsRole, { nodes, servers }: Settings): number {
-  switch (kind) {
-    case "worker":
-      return index;
-    case "server":
-      return nodes + index;
-    case "scheduler":
-      return nodes + servers;
   }
 }

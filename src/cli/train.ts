@@ -94,15 +94,17 @@ function checkModel(settings: Settings): void {
 }
 
 /** Keys for each server, and room for them. */
-function checkServers({ servers, optimizer, tau, memoryLimit }: Settings, parameters: number): void {
+function checkServers(settings: Settings, parameters: number): void {
+  const { servers, coLocate, optimizer, tau, memoryLimit } = settings;
   const { shards } = divideKeys(parameters, servers);
   if (memoryLimit === null) return;
   const largest = Math.max(...shards.map(({ start, end }) => end - start));
-  const neededBytes = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  const ofServer = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  const neededBytes = ofServer + (coLocate ? workerBytes(settings) : 0);
   if (neededBytes <= parseMemoryLimit(memoryLimit)) return;
   const needed = `${Math.ceil(neededBytes / 2 ** 20)}MiB`;
   throw new UsageError(
-    `--memory-limit ${memoryLimit}: a server's shard of ${largest} parameters needs ${needed}`,
+    `--memory-limit ${memoryLimit}: a ${coLocate ? "worker and a " : ""}server's shard of ${largest} parameters needs ${needed}`,
     `use --memory-limit ${needed} or more, or more servers`,
   );
 }

@@ -27,6 +27,7 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
   ],
   balance: ["mode", "auto (layers move to where the time is), even (for equal nodes), off (the first cut stays)"],
   servers: ["count", "servers of a parameter server, each with an equal part of the parameters"],
+  coLocate: [null, "servers live in the workers' processes, server i in that of worker i"],
   consistency: [
     "model",
     "bsp (whole steps), bounded (steps that lag by tau at most), ssp (shares at once; clocks differ by tau at most), async",

@@ -59,6 +59,7 @@ export class KeyGroup implements AsyncDisposable {
       const onFailure = (client: number, error: Error): void => void failures.push({ client, error });
       const keyServer = new KeyServer({
         ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
+        peerId: transports[server]!.peerId,
         clockwork: NO_CLOCKWORK,
       });
       await transports[server]!.handle(KEYS_PROTOCOL, (stream) => void keyServer.accept(stream));

@@ -1,5 +1,6 @@
 /** @file A whole parameter server in this process, over the memory transport: manager, task scheduler, servers, workers. Every wait is bounded. */
 import { joinParameterServer, manageParameterServer, type PsRole } from "../../baseline-ps/index.ts";
+import { processesOf } from "../../src/cli/ps-processes.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
@@ -32,14 +33,12 @@ export async function runServers(
     ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
   });
   managing.catch(() => {});
-  const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
-    Array.from({ length: count }, (_, index) => ({ kind, index }));
-  const all = [...roles("scheduler", 1), ...roles("server", settings.servers), ...roles("worker", settings.nodes)];
   let stop = (): void => {};
-  const joining = all.map((role) => {
-    const transport = create(`${role.kind}-${role.index}`);
+  const joining = processesOf(settings).map((roles) => {
+    const [{ kind, index }] = [roles[0]!];
+    const transport = create(`${kind}-${index}`);
     return joinParameterServer({
-      ...{ role, manager: manager.addresses, transport, engine: settings.engine, folder },
+      ...{ roles, manager: manager.addresses, transport, engine: settings.engine, folder },
       data: () => Promise.resolve(data),
       events: {
         onReady: (tasks) => (stop = () => tasks.requestStop()),
