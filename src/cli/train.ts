@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { parseModel } from "../nn/spec.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
-import { divideKeys, serverBytes } from "../../baseline-ps/index.ts";
+import { divideKeys, serverBytes, workerBytes } from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../config/settings.ts";

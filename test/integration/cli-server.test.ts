@@ -28,13 +28,13 @@ test(
       stderr,
       stdout: told,
     } = await cli.run(
-      ...["train", "--resume", "run", "--servers", "1", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
+      ...["train", "--resume", "run", "--servers", "1", "--co-locate", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
     );
     expect(code, stderr).toBe(0);
     const summary = JSON.parse(told) as Summary;
     expect(bits(summary)).toEqual(bits(serial));
-    expect(summary).toMatchObject({ system: "ps", nodes: 3, workers: 2, servers: 1, consistency: "bsp", exact: true });
-    expect(summary.perNode.map(({ role }) => role)).toEqual(["worker", "worker", "server"]);
+    expect(summary).toMatchObject({ system: "ps", nodes: 2, workers: 2, servers: 1, consistency: "bsp", exact: true });
+    expect(summary.perNode.map(({ role }) => role)).toEqual(["worker+server", "worker"]);
     for (const node of summary.perNode) {
       const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as unknown as Record<string, number>;
       expect(Math.abs(computeMs! + communicationMs! + runQueueMs! + waitMs! - wallMs!)).toBeLessThan(0.01 * wallMs!);
@@ -49,14 +49,14 @@ test(
 
 describe("a process that is killed ends the run with exit code 5, by its name", () => {
   test.each([
-    ["server 0", 2],
-    ["server manager", 5],
+    ["worker 0 and server 0", 0, ["--co-locate"]],
+    ["server manager", 5, []],
   ])(
     "%s",
-    async (name, node) => {
+    async (name, node, placing) => {
       await using cli = new CommandLine();
       const flags = ["--steps", "100000", "--orphans", "end", "--out", "run"];
-      const running = cli.start("train", ...SERVER, ...flags);
+      const running = cli.start("train", ...SERVER, ...flags, ...placing);
       await cli.reached(running, "run", 2);
       process.kill(cli.nodes.find((entry) => entry.node === node)!.pid, "SIGKILL");
       const { code, stderr } = await running.ended;
@@ -73,6 +73,7 @@ test("mistakes are told before any process starts", async () => {
   const wrong: readonly (readonly [string, RegExp])[] = [
     ["--servers 0", /--servers "0": a whole number from 1/],
     ["--consistency bounded --tau -1", /--tau "-1": a whole number from 0/],
+    ["--servers 5 --co-locate", /--servers 5 on the nodes of 4 workers/],
     ["--tau 3", /--tau 3 with --consistency bsp, in which nothing lags/],
     ["--consistency async --tau 3", /which bounds no lag/],
     ["--consistency eventual", /one of bsp, bounded, ssp, async is needed/],
