@@ -68,6 +68,13 @@ export async function manageParameterServer({ folder, ...init }: ManageInit): Pr
   }
 }
 
+/** Step that it has begun, how idle it was so far, lag of its newest share where it computes some. */
+export interface Live {
+  readonly step: number;
+  readonly idlePercent: number;
+  readonly lag: number | null;
+}
+
 export interface JoinInit {
   /** All that this process does: one, or with `coLocate` a worker and a server. */
   readonly roles: readonly PsRole[];
@@ -76,7 +83,8 @@ export interface JoinInit {
   readonly transport: Transport;
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
-  readonly onJob?: (job: PsJob) => void;
+  /** With what `status` tells of this process from now on. */
+  readonly onJob?: (job: PsJob, live: () => Live) => void;
   /** A worker's. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
@@ -90,10 +98,12 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
   const members = await Promise.all(roles.map((role) => Member.join(transport, manager, role, ids)));
   try {
     const [job] = await Promise.all(members.map((member) => member.job));
-    init.onJob?.(job!);
+    const account = new NodeAccount();
+    const { clockwork } = account;
+    init.onJob?.(job!, () => ({ step: clockwork.newestStep, idlePercent: clockwork.idlePercent, lag: account.lag() }));
     const shaped = shape(transport, job!);
     const given = {
-      ...{ job: job!, folder, account: new NodeAccount(), lateness: (): Lateness | null => shaped?.lateness ?? null },
+      ...{ job: job!, folder, account, lateness: (): Lateness | null => shaped?.lateness ?? null },
       // Over the shape: what a process says to itself takes no line.
       transport: selfDialling(shaped ?? transport),
     };

@@ -26,6 +26,8 @@ export function trafficOf(links: readonly Link[], ownPeerId: string): NodeFacts[
 
 export class NodeAccount {
   readonly clockwork: StageClockwork;
+  /** By how many steps the parameters of a worker's newest share lagged; null without one. */
+  lag: () => number | null = () => null;
   readonly #startedCpuMs = threadCpuMs();
 
   constructor() {

@@ -4,6 +4,7 @@
  */
 import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link-types.ts";
+import type { Timeline } from "../../src/metrics/timeline.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
@@ -20,6 +21,7 @@ export interface KeyServerInit {
   readonly shard: ShardInit;
   readonly store: ShardStore;
   readonly clients: number;
+  readonly timeline: Pick<Timeline, "add">;
   /** Its own: a client there is no traffic. */
   readonly peerId: string;
   /** Books what the server computes. */
@@ -111,11 +113,21 @@ export class KeyServer {
     const startMs = nowMs();
     const outputs = this.#machine.handle(input);
     for (const output of outputs) if (isOfValues(output)) store.do(output);
-    clockwork.inserted({ startMs, endMs: nowMs(), runQueueMs: 0 });
+    const endMs = nowMs();
+    clockwork.inserted({ startMs, endMs, runQueueMs: 0 });
+    this.#note(outputs, startMs, endMs);
     for (const output of outputs) if (!isOfValues(output)) this.#say(output);
     if (this.#machine.version === before) return;
     clockwork.stepEnded();
     clockwork.stepStarted(this.#machine.version);
+  }
+
+  /** An operation of what a message brought to be applied. */
+  #note(outputs: readonly ShardOutput[], startMs: number, endMs: number): void {
+    const update = outputs.find(({ kind }) => kind === "updateStep" || kind === "updatePush");
+    if (update === undefined || !("step" in update)) return;
+    const { step } = update;
+    this.#init.timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
   }
 
   #say(output: Exclude<ShardOutput, ValueOutput>): void {

@@ -80,14 +80,16 @@ export async function runServer(init: RoleInit): Promise<void> {
   fillStore(job, store, range, folder);
   const rules = rulesOf(consistency.kind);
   const failed = Promise.withResolvers<never>();
+  const node = coLocate ? index : workers + index;
+  const timeline = new Timeline(folder, () => node, parseTimeline(settings.timeline));
   const server = new KeyServer({
-    ...{ job: job.job, store, clients: workers, peerId: transport.peerId },
+    ...{ job: job.job, store, clients: workers, peerId: transport.peerId, timeline },
     clockwork: coLocate ? { ...WORKER_COUNTS_STEPS, inserted } : clockwork,
     shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
     onFailure: (_, error) => failed.reject(error),
   });
   await listen(init, KEYS_PROTOCOL, (stream) => server.accept(stream));
-  await Promise.race([member.finish, member.failed, failed.promise]);
+  await Promise.race([member.finish, member.failed, failed.promise]).finally(() => timeline.flush());
   const facts = {
     role: "server",
     layers: [],
@@ -96,7 +98,7 @@ export async function runServer(init: RoleInit): Promise<void> {
   };
   const report = account.report({
     ...{
-      node: coLocate ? index : workers + index,
+      node,
       peerId: transport.peerId,
       counters: server.counters,
       pace: null,
@@ -145,6 +147,7 @@ export async function runWorker(init: RoleInit, data: DataSet): Promise<void> {
     timeline,
     save: (step) => saveKeys(job, client, folder, step),
   });
+  account.lag = () => worker.lag;
   try {
     await Promise.race([worker.train(), member.failed]);
     const report = account.report({

@@ -54,6 +54,8 @@ type Train = Extract<Task, { kind: "train" }>;
 export class PsWorker {
   /** How many tasks had parameters that lagged by so many steps. */
   readonly lags: number[] = [];
+  /** Of its newest share. */
+  lag: number | null = null;
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
   readonly #parameters: LayerParameters;
@@ -110,6 +112,7 @@ export class PsWorker {
       pushes.push(...(await this.#backward(task, microBatch)));
     }
     const lag = lagOf(step, this.#parameters.version);
+    this.lag = lag;
     this.lags[lag] = (this.lags[lag] ?? 0) + 1;
     const applied = Promise.all(pushes.map((timestamp) => client.wait(timestamp)));
     const failed = (error: Error): void => void (this.#failure ??= error);

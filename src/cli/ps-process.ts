@@ -4,7 +4,13 @@
  */
 import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
-import { joinParameterServer, manageParameterServer, type PsJob, type PsRole } from "../../baseline-ps/index.ts";
+import {
+  joinParameterServer,
+  type Live,
+  manageParameterServer,
+  type PsJob,
+  type PsRole,
+} from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import type { Settings } from "../config/settings.ts";
 import { RUN_FILES, RunFolder } from "../metrics/run-folder.ts";
@@ -43,6 +49,8 @@ export class PsProcess {
   #log: Logger | undefined;
   #transport: Transport | undefined;
   #control: { close(): void } | undefined;
+  /** Of a process that holds something of the model. */
+  #live: (() => Live) | undefined;
   #step = 0;
   #loss: number | null = null;
 
@@ -132,7 +140,10 @@ export class PsProcess {
     this.#transport = await createLibp2pTransport({ listen: LISTEN });
     await joinParameterServer({
       ...{ roles, manager, transport: this.#transport, engine: settings.engine, folder },
-      onJob: (job) => void this.#serve(job, folder),
+      onJob: (job, live) => {
+        if (roles.some(({ kind }) => kind !== "scheduler")) this.#live = live;
+        void this.#serve(job, folder);
+      },
       data: async () => {
         const data = await loadJobData(settings);
         checkSameData(folder, data, this.#name);
@@ -185,7 +196,7 @@ export class PsProcess {
     });
     return {
       ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node: this.#node },
-      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
+      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0, ...this.#live?.() },
       members,
     };
   }

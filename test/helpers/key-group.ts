@@ -60,6 +60,7 @@ export class KeyGroup implements AsyncDisposable {
       const keyServer = new KeyServer({
         ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
         peerId: transports[server]!.peerId,
+        timeline: { add: () => {} },
         clockwork: NO_CLOCKWORK,
       });
       await transports[server]!.handle(KEYS_PROTOCOL, (stream) => void keyServer.accept(stream));

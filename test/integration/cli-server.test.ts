@@ -18,7 +18,14 @@ test(
     const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.02GFLOP/s", "--out", "run");
     await cli.reached(running, "run", 5);
     const { stdout } = await cli.run("status", "--job", "run", "--json");
-    expect(JSON.parse(stdout)).toMatchObject({ system: "ps" });
+    const told = JSON.parse(stdout) as { readonly nodes: readonly Record<string, unknown>[] };
+    expect(told).toMatchObject({ system: "ps" });
+    expect(told.nodes.map(({ role }) => role)).toEqual(["worker", "worker", "server", "server", "scheduler"]);
+    for (const { node, step, lag } of told.nodes.slice(0, 4)) {
+      expect(step, `step of node ${String(node)}`).toBeGreaterThan(2);
+      expect(lag).toBe(Number(node) < 2 ? 0 : null);
+    }
+    for (const { idlePercent } of told.nodes.slice(2, 4)) expect(idlePercent).toBeGreaterThan(0);
     running.process.kill("SIGINT");
     const ended = await running.ended;
     expect(ended.code, ended.stderr).toBe(130);
@@ -26,12 +33,25 @@ test(
     const {
       code,
       stderr,
-      stdout: told,
+      stdout: written,
     } = await cli.run(
-      ...["train", "--resume", "run", "--servers", "1", "--co-locate", "--pace", "1GFLOP/s", "--json", "--quiet", "--orphans", "end"],
+      ...[
+        "train",
+        "--resume",
+        "run",
+        "--servers",
+        "1",
+        "--co-locate",
+        "--pace",
+        "1GFLOP/s",
+        "--json",
+        "--quiet",
+        "--orphans",
+        "end",
+      ],
     );
     expect(code, stderr).toBe(0);
-    const summary = JSON.parse(told) as Summary;
+    const summary = JSON.parse(written) as Summary;
     expect(bits(summary)).toEqual(bits(serial));
     expect(summary).toMatchObject({ system: "ps", nodes: 2, workers: 2, servers: 1, consistency: "bsp", exact: true });
     expect(summary.perNode.map(({ role }) => role)).toEqual(["worker+server", "worker"]);
