@@ -40,7 +40,7 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
   validateEvery: ["steps", "steps between evaluations on the test set; 0: only at the end"],
   stopAtLoss: ["loss", "end after the first step with at most this loss"],
   timeline: ["what", "all, none or last:N steps of every node's timeline"],
-  pace: ["speeds", "emulated speed of a node's arithmetic: 2GFLOP/s, or one a node: 2,2,1,2GFLOP/s"],
+  pace: ["speeds", "emulated speed of a node's (or worker's) arithmetic: 2GFLOP/s, or one a node: 2,2,1,2GFLOP/s"],
   link: ["shape", "emulated links, each direction of each edge: 100mbit,5ms (one way), or one of the two"],
   memoryLimit: ["size", "a node that takes more memory ends: 256MiB"],
   respawn: [null, "start a local node again that died"],
