@@ -3,22 +3,34 @@
  *
  * ```ts
  * const { summary } = await manageParameterServer({ job, settings, dataSha256, firstStep, transport, folder, … });
- * await joinParameterServer({ role: { kind: "worker", index: 0 }, manager: addresses, transport, data, folder, … });
+ * await joinParameterServer({ roles: [{ kind: "worker", index: 0 }], manager: addresses, transport, data, folder, … });
  * ```
  */
 import { parseLink } from "../src/config/emulation.ts";
+import type { Settings } from "../src/config/settings.ts";
 import type { DataSet } from "../src/data/dataset.ts";
 import { RUN_FILES, type RunFolder } from "../src/metrics/run-folder.ts";
 import { type Lateness, shapedTransport, type ShapedTransport } from "../src/net/shaped.ts";
+import { parseModel } from "../src/nn/spec.ts";
+import { selfDialling } from "../src/net/self-dial.ts";
 import type { Transport } from "../src/net/transport.ts";
 import { chooseEngines } from "../src/runtime/engines.ts";
+import { NodeAccount } from "./runtime/account.ts";
 import { BATCHES_PROTOCOL } from "./runtime/batch-frames.ts";
 import { Manager, type ManagerInit } from "./runtime/manager.ts";
 import { keysProtocol } from "./runtime/key-frames.ts";
 import { Member } from "./runtime/member.ts";
 import type { PsJob, PsRole } from "./runtime/messages.ts";
 import { psSummary } from "./runtime/ps-summary.ts";
-import { runDataServer, runScheduler, runServer, runWorker, type SchedulerEvents } from "./runtime/roles.ts";
+import {
+  heldParameters,
+  type RoleInit,
+  runDataServer,
+  runScheduler,
+  runServer,
+  runWorker,
+  type SchedulerEvents,
+} from "./runtime/roles.ts";
 import { ServedJobs } from "./runtime/served-jobs.ts";
 
 export type { PsJob, PsRole } from "./runtime/messages.ts";
@@ -33,6 +45,11 @@ const BASE_BYTES = 180 * 2 ** 20;
 /** Bytes of a server with so many keys: parameters, states, sums of as many steps as may be open, a push of another worker on its way. */
 export function serverBytes(keys: number, states: number, tau: number): number {
   return BASE_BYTES + 4 * keys * (1 + states + (tau + 1) + 1);
+}
+
+/** Bytes that a worker adds to its process: the parameters and gradients that it holds. */
+export function workerBytes({ model, workerHolds }: Pick<Settings, "model" | "workerHolds">): number {
+  return 2 * 4 * heldParameters(parseModel(model), workerHolds);
 }
 
 export interface ManageInit extends ManagerInit {
@@ -57,14 +74,23 @@ export async function manageParameterServer({ folder, ...init }: ManageInit): Pr
   }
 }
 
+/** Step that it has begun, how idle it was so far, lag of its newest share where it computes some. */
+export interface Live {
+  readonly step: number;
+  readonly idlePercent: number;
+  readonly lag: number | null;
+}
+
 export interface JoinInit {
-  readonly role: PsRole;
+  /** All that this process does: one, or with `coLocate` a worker and a server. */
+  readonly roles: readonly PsRole[];
   /** The manager's addresses. */
   readonly manager: readonly string[];
   readonly transport: Transport;
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
-  readonly onJob?: (job: PsJob) => void;
+  /** With what `status` tells of this process from now on. */
+  readonly onJob?: (job: PsJob, live: () => Live) => void;
   /** A data server's; a worker's where there is none. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
@@ -75,29 +101,46 @@ export interface JoinInit {
 
 /** Until the run is over. Rejects with the failure that ended it, here or elsewhere. */
 export async function joinParameterServer(init: JoinInit): Promise<void> {
-  const { role, manager, transport, engine, folder, data, events, served = new ServedJobs() } = init;
-  const member = await Member.join(transport, manager, role, chooseEngines(engine).ids);
+  const { roles, manager, transport, engine, folder } = init;
+  const { ids } = chooseEngines(engine);
+  const members = await Promise.all(roles.map((role) => Member.join(transport, manager, role, ids)));
   try {
-    const job = await member.job;
-    init.onJob?.(job);
-    const shaped = shape(transport, job);
-    const lateness = (): Lateness | null => shaped?.lateness ?? null;
-    const given = { job, index: role.index, transport: shaped ?? transport, lateness, member, folder };
-    switch (role.kind) {
-      case "server":
-        return await served.during(job.job, () => runServer(given, served));
-      case "worker":
-        return await runWorker(given, () => data(job));
-      case "data":
-        return await runDataServer(given, await data(job));
-      case "scheduler":
-        return await runScheduler(given, events);
-    }
+    const [job] = await Promise.all(members.map((member) => member.job));
+    const account = new NodeAccount();
+    const { clockwork } = account;
+    init.onJob?.(job!, () => ({ step: clockwork.newestStep, idlePercent: clockwork.idlePercent, lag: account.lag() }));
+    const shaped = shape(transport, job!);
+    const given = {
+      ...{ job: job!, folder, account, lateness: (): Lateness | null => shaped?.lateness ?? null },
+      // Over the shape: what a process says to itself takes no line.
+      transport: selfDialling(shaped ?? transport),
+    };
+    await Promise.all(
+      roles.map((role, place) => runRole(role, { ...given, index: role.index, member: members[place]! }, init)),
+    );
   } catch (error) {
-    member.fail(error);
+    for (const member of members) member.fail(error);
     throw error;
   } finally {
-    await member.close();
+    await Promise.all(members.map((member) => member.close()));
+  }
+}
+
+async function runRole(
+  { kind }: PsRole,
+  given: RoleInit,
+  { data, events, served = new ServedJobs() }: JoinInit,
+): Promise<void> {
+  const { job } = given;
+  switch (kind) {
+    case "server":
+      return served.during(job.job, () => runServer(given, served));
+    case "worker":
+      return runWorker(given, () => data(job));
+    case "data":
+      return runDataServer(given, await data(job));
+    case "scheduler":
+      return runScheduler(given, events);
   }
 }
 

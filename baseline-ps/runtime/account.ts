@@ -1,6 +1,7 @@
 /** @file Where one process's time goes, and what it says of itself at the end. */
 import { TimeAccount } from "../../src/metrics/accounting.ts";
 import type { NodeReport } from "../../src/metrics/summary.ts";
+import type { Link } from "../../src/net/link.ts";
 import { peakRssBytes, threadCpuMs, ThreadSampler } from "../../src/runtime/process-sample.ts";
 import { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 
@@ -13,8 +14,20 @@ export interface NodeFacts extends Pick<NodeReport, "node" | "peerId" | "role" |
   readonly link: NodeReport["link"];
 }
 
+/** What went over the network: what a process says to itself takes its memory, and is no traffic. */
+export function trafficOf(links: readonly Link[], ownPeerId: string): NodeFacts["counters"] {
+  const outer = links.filter(({ remotePeer }) => remotePeer !== ownPeerId);
+  return {
+    bytesSent: outer.reduce((sum, { sent }) => sum + sent.bytes, 0),
+    bytesReceived: outer.reduce((sum, { received }) => sum + received.bytes, 0),
+    messagesSent: outer.reduce((sum, { sent }) => sum + sent.messages, 0),
+  };
+}
+
 export class NodeAccount {
   readonly clockwork: StageClockwork;
+  /** By how many steps the parameters of a worker's newest share lagged; null without one. */
+  lag: () => number | null = () => null;
   readonly #startedCpuMs = threadCpuMs();
 
   constructor() {

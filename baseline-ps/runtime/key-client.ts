@@ -11,6 +11,7 @@ import { DataType, FrameKind, type FrameHeader, TENSOR_BYTES_MAX } from "../../s
 import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
+import { trafficOf } from "./account.ts";
 import { keysProtocol, requestFields } from "./key-frames.ts";
 
 /** Requests under way: their distance from the oldest travels in 16 bits. */
@@ -94,11 +95,7 @@ export class KeyClient {
   }
 
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
-    return {
-      bytesSent: this.#links.reduce((sum, { sent }) => sum + sent.bytes, 0),
-      bytesReceived: this.#links.reduce((sum, { received }) => sum + received.bytes, 0),
-      messagesSent: this.#links.reduce((sum, { sent }) => sum + sent.messages, 0),
-    };
+    return trafficOf(this.#links, this.#init.transport.peerId);
   }
 
   /**

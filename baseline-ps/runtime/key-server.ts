@@ -4,6 +4,7 @@
  */
 import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link-types.ts";
+import type { Timeline } from "../../src/metrics/timeline.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
@@ -11,6 +12,7 @@ import { NodeLostError, NotFiniteError, ProtocolError } from "../../src/types/er
 import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Shard, type ShardInit, type ShardOutput } from "../core/shard.ts";
+import { trafficOf } from "./account.ts";
 import { inputOf, memoryFor, type Received } from "./key-frames.ts";
 import type { ShardStore, ValueOutput } from "./store.ts";
 
@@ -19,6 +21,9 @@ export interface KeyServerInit {
   readonly shard: ShardInit;
   readonly store: ShardStore;
   readonly clients: number;
+  readonly timeline: Pick<Timeline, "add">;
+  /** Its own: a client there is no traffic. */
+  readonly peerId: string;
   /** Books what the server computes. */
   readonly clockwork: Pick<StageClockwork, "stepStarted" | "stepEnded" | "inserted">;
   /** A client's link is over without GOODBYE, or it pushed what cannot be applied. */
@@ -54,12 +59,7 @@ export class KeyServer {
   }
 
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
-    const links = this.#links;
-    return {
-      bytesSent: links.reduce((sum, { sent }) => sum + sent.bytes, 0),
-      bytesReceived: links.reduce((sum, { received }) => sum + received.bytes, 0),
-      messagesSent: links.reduce((sum, { sent }) => sum + sent.messages, 0),
-    };
+    return trafficOf(this.#links, this.#init.peerId);
   }
 
   /** Takes a stream that a client has dialled. Throws what `Link.accept` throws. */
@@ -114,11 +114,21 @@ export class KeyServer {
     const startMs = nowMs();
     const outputs = this.#machine.handle(input);
     for (const output of outputs) if (isOfValues(output)) store.do(output);
-    clockwork.inserted({ startMs, endMs: nowMs(), runQueueMs: 0 });
+    const endMs = nowMs();
+    clockwork.inserted({ startMs, endMs, runQueueMs: 0 });
+    this.#note(outputs, startMs, endMs);
     for (const output of outputs) if (!isOfValues(output)) this.#say(output);
     if (this.#machine.version === before) return;
     clockwork.stepEnded();
     clockwork.stepStarted(this.#machine.version);
+  }
+
+  /** An operation of what a message brought to be applied. */
+  #note(outputs: readonly ShardOutput[], startMs: number, endMs: number): void {
+    const update = outputs.find(({ kind }) => kind === "updateStep" || kind === "updatePush");
+    if (update === undefined || !("step" in update)) return;
+    const { step } = update;
+    this.#init.timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
   }
 
   #say(output: Exclude<ShardOutput, ValueOutput>): void {

@@ -95,14 +95,19 @@ export class Manager {
     });
     if (member === undefined || link === undefined) return;
     member.link = link;
-    const name = nameOf(member.hello.role);
     void link.ended.then(({ kind }) => {
       if (kind !== "goodbye")
-        this.fail(new NodeLostError(`${name} is gone (${kind})`, "see its log; start the run again"));
+        this.fail(new NodeLostError(`${this.#rolesOf(member!)} is gone (${kind})`, "see its log; start the run again"));
     });
     const present = [...this.#members.values()].filter((each) => each.link !== undefined).length;
     this.#init.onPresent(present, this.#expected.length);
     if (present === this.#expected.length) this.#begin();
+  }
+
+  /** Of its process, which dies with all of them: `worker 1 and server 1`. */
+  #rolesOf({ hello: { peerId } }: Member): string {
+    const here = [...this.#members].filter(([, { hello }]) => hello.peerId === peerId).map(([name]) => name);
+    return here.toSorted().toReversed().join(" and ");
   }
 
   #begin(): void {

@@ -8,7 +8,9 @@ import type { MemberReport, PsJob } from "./messages.ts";
 export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>): Record<string, unknown> {
   const { settings, engine, firstStep } = job;
   const run = reports.get("scheduler 0")!.run!;
-  const nodes = [...reports.values()].flatMap(({ report }) => report ?? []).toSorted((a, b) => a.node - b.node);
+  const each = [...reports.values()].flatMap(({ report }) => report ?? []);
+  const byNode = Map.groupBy(each, ({ node }) => node);
+  const nodes = [...byNode.values()].map(ofProcess).toSorted((a, b) => a.node - b.node);
   // Servers hold parts of layers: whoever saved the model tells what it is.
   const [first, ...others] = nodes;
   const whole: NodeReport[] = [{ ...first!, layerDigests: run.layerDigests }, ...others];
@@ -17,18 +19,38 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     parameters: parseModel(settings.model).parameters,
     ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
   };
-  const { servers, consistency, tau, workerHolds, overlap, dataServers, parameters } = settings;
+  const { servers, coLocate, consistency, tau, workerHolds, overlap, dataServers, parameters } = settings;
   const dataBytes = [...reports.values()].reduce((sum, { dataBytesSent = 0 }) => sum + dataBytesSent, 0);
   return {
     ...buildSummary(facts, whole),
     // A worker's share is not a step where others go on meanwhile.
     stepMsMedian: run.stepMs,
-    ...{ workers: settings.nodes, servers, consistency, tau, workerHolds, overlap, dataServers },
+    ...{ workers: settings.nodes, servers, coLocate, consistency, tau, workerHolds, overlap, dataServers },
     parametersBy: parameters,
     dataBytesPerStep: Math.round(dataBytes / Math.max(1, run.losses.length - firstStep)),
     lagHistogram: run.lags,
     sharesServersWith: [...new Set([...reports.values()].flatMap(({ sharedWith }) => sharedWith ?? []))].toSorted(),
-    bytesPerStepFormula: 2 * settings.nodes * 4 * facts.parameters,
+    // A worker on a server's node sends that part to nobody.
+    bytesPerStepFormula: 2 * (coLocate ? settings.nodes - 1 : settings.nodes) * 4 * facts.parameters,
+  };
+}
+
+/** A worker and the server in its process are one node: its account is one, its parameters and traffic add up. */
+function ofProcess([first, second]: readonly NodeReport[]): NodeReport {
+  if (second === undefined) return first!;
+  const [worker, server] = first!.role === "worker" ? [first!, second] : [second, first!];
+  return {
+    ...worker,
+    role: "worker+server",
+    parameters: worker.parameters + server.parameters,
+    bytesSent: worker.bytesSent + server.bytesSent,
+    bytesReceived: worker.bytesReceived + server.bytesReceived,
+    messagesSent: worker.messagesSent + server.messagesSent,
+    neighbours: Math.max(worker.neighbours, server.neighbours),
+    communicationCpuMs: Math.max(worker.communicationCpuMs, server.communicationCpuMs),
+    peakRssBytes: Math.max(worker.peakRssBytes, server.peakRssBytes),
+    // Of the process's one shape, as the last to end saw it.
+    link: server.link,
   };
 }
 
@@ -45,10 +67,10 @@ export function stepMsMedian(lines: readonly MetricsLine[]): number {
 
 /**
  * Of bsp, where messages and updates take no time: a step lasts as long as its slowest worker computes, servers do nothing:
- * 1 - Σ c / ((N + S) max c). Null where nothing was computed.
+ * 1 - Σ c / ((N + S) max c), and without dedicated servers 1 - Σ c / (N max c). Null where nothing was computed.
  */
 function idleFormula(nodes: readonly NodeReport[]): number | null {
-  const computeMs = nodes.filter(({ role }) => role === "worker").map(({ times }) => times.computeMs);
+  const computeMs = nodes.filter(({ role }) => role.startsWith("worker")).map(({ times }) => times.computeMs);
   const longest = Math.max(0, ...computeMs);
   return longest === 0 ? null : 1 - computeMs.reduce((sum, each) => sum + each, 0) / (nodes.length * longest);
 }

@@ -18,7 +18,7 @@ import { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import { defined } from "../../src/types/assert.ts";
 import { type Consistency, rulesOf } from "../core/consistency.ts";
 import { divideKeys, type KeyMap } from "../core/key-map.ts";
-import { NodeAccount } from "./account.ts";
+import type { NodeAccount } from "./account.ts";
 import { BATCHES_PROTOCOL } from "./batch-frames.ts";
 import { type Batches, loadedBatches, ServedBatches } from "./batches.ts";
 import { fillStore, saveKeys } from "./checkpoint-files.ts";
@@ -47,7 +47,12 @@ export interface RoleInit {
   readonly lateness: () => Lateness | null;
   readonly member: Member;
   readonly folder: RunFolder;
+  /** The process's, whatever its roles. */
+  readonly account: NodeAccount;
 }
+
+/** A server in a worker's process computes within the worker's steps. */
+const WORKER_COUNTS_STEPS = { stepStarted: () => {}, stepEnded: () => {} };
 
 export function consistencyOf({ settings }: PsJob): Consistency {
   const { consistency: kind, tau } = settings;
@@ -69,19 +74,23 @@ function addressesOf({ members }: PsJob, wanted: PsRole): readonly string[] {
 
 /** Serves its shard of the job's keys until nobody trains any more; other jobs' keys may lie beside them in this process. */
 export async function runServer(init: RoleInit, served: ServedJobs): Promise<void> {
-  const { job, index, transport, member, folder } = init;
+  const { job, index, transport, member, folder, account } = init;
   const { settings, firstStep } = job;
   const consistency = consistencyOf(job);
   const range = keyMapOf(job).shards[index]!;
-  const account = new NodeAccount();
   const functions = new ServerFunctions();
-  const { optimizer, lr: rate, nodes: workers } = settings;
+  const { optimizer, lr: rate, nodes: workers, coLocate } = settings;
+  const { clockwork } = account;
+  const inserted: typeof clockwork.inserted = (interval) => clockwork.inserted(interval);
   const store = new ShardStore({ range, engine: engineOf(job), functions, function: optimizer, rate });
   fillStore(job, store, range, folder);
   const rules = rulesOf(consistency.kind);
   const failed = Promise.withResolvers<never>();
+  const node = coLocate ? index : workers + index;
+  const timeline = new Timeline(folder, () => node, parseTimeline(settings.timeline));
   let server: KeyServer | undefined = new KeyServer({
-    ...{ job: job.job, store, clients: workers, clockwork: account.clockwork },
+    ...{ job: job.job, store, clients: workers, peerId: transport.peerId, timeline },
+    clockwork: coLocate ? { ...WORKER_COUNTS_STEPS, inserted } : clockwork,
     shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
     onFailure: (_, error) => failed.reject(error),
   });
@@ -90,10 +99,15 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
   await listen(init, keysProtocol(job.job), accept);
   try {
     await Promise.race([member.finish, member.failed, failed.promise]);
-    const facts = { role: "server", layers: [], parameters: range.end - range.start, neighbours: workers };
+    const facts = {
+      role: "server",
+      layers: [],
+      parameters: range.end - range.start,
+      neighbours: coLocate ? workers - 1 : workers,
+    };
     const report = account.report({
       ...{
-        node: workers + index,
+        node,
         peerId: transport.peerId,
         counters: server.counters,
         pace: null,
@@ -105,6 +119,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
     await Promise.race([member.over(), member.failed]);
     await server.close(GOODBYE_LIMIT_MS);
   } finally {
+    timeline.flush();
     // The protocol outlives the job where the process serves others; the values need not.
     server = undefined;
   }
@@ -112,18 +127,18 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
 
 /** Trains until the scheduler has no more tasks. */
 export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): Promise<void> {
-  const { job, index, transport, member, folder } = init;
+  const { job, index, transport, member, folder, account } = init;
   const { settings } = job;
   const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
   const loaded = settings.dataServers === 0 ? loadedBatches(new Feeder(await data(), settings)) : undefined;
   const model = parseModel(settings.model);
-  const account = new NodeAccount();
   const compute = await LayerwiseCompute.start({
     ...{ model: settings.model, rows: batch / microBatches, batch, seed, engine: engineOf(job) },
     held: workerHolds === "model" ? "all" : "pool",
     ...(pace === null ? {} : { pace: parsePace(pace, nodes)[index]! }),
   });
   await Promise.race([member.begin, member.failed]);
+  const isServerHere = settings.coLocate && index < settings.servers;
   const timeline = new Timeline(folder, () => index, parseTimeline(settings.timeline));
   const servers = Array.from({ length: settings.servers }, (_, server) =>
     addressesOf(job, { kind: "server", index: server }),
@@ -148,6 +163,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
     timeline,
     save: (step) => saveKeys(job, client, folder, step),
   });
+  account.lag = () => worker.lag;
   try {
     await Promise.race([worker.train(), member.failed]);
     const report = account.report({
@@ -160,7 +176,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
         link: init.lateness(),
       },
       ...{ layers: [[0, model.layers.length]], parameters: heldParameters(model, workerHolds) },
-      ...{ neighbours: settings.servers, layerDigests: {} },
+      ...{ neighbours: isServerHere ? settings.servers - 1 : settings.servers, layerDigests: {} },
       initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
     });
     member.report({ report, dataBytesSent: batches.bytesSent, run: null });
@@ -244,7 +260,7 @@ async function listen(
   member.ready();
 }
 
-function heldParameters({ layers, parameters }: ModelSpec, holds: "model" | "range"): number {
+export function heldParameters({ layers, parameters }: ModelSpec, holds: "model" | "range"): number {
   if (holds === "model") return parameters;
   const largest = Math.max(...layers.map(({ inputs, outputs }) => (inputs + 1) * outputs));
   return Math.min(parameters, 2 * largest);

@@ -11,7 +11,7 @@ import { evaluationCount } from "../../src/runtime/feeder.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
 import { POOL_PLACES } from "../../src/nn/layout.ts";
 import { NotFiniteError } from "../../src/types/errors.ts";
-import { type Consistency, leastVersion, rulesOf } from "../core/consistency.ts";
+import { type Consistency, lagOf, leastVersion, rulesOf } from "../core/consistency.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import type { Task } from "../core/scheduler.ts";
 import { AnnouncedParameters } from "./announced-parameters.ts";
@@ -56,6 +56,8 @@ export interface WorkerInit {
 type Train = Extract<Task, { kind: "train" }>;
 
 export class PsWorker {
+  /** Of its newest share. */
+  lag: number | null = null;
   readonly #init: WorkerInit;
   readonly #layers: readonly number[];
   readonly #parameters: WorkerParameters;
@@ -123,6 +125,7 @@ export class PsWorker {
       pushes.push(...(await this.#backward(task, microBatch)));
     }
     const { version } = this.#parameters;
+    this.lag = lagOf(step, version);
     const applied = Promise.all(pushes.map((timestamp) => client.wait(timestamp)));
     const failed = (error: Error): void => void (this.#failure ??= error);
     this.#ends.push(applied.then(() => tasks.done(step, share, version), failed));

@@ -11,6 +11,8 @@ export interface ToldMember {
   readonly machine?: string;
   /** `[start, end)` a lap; none for a spare. */
   readonly layers: readonly (readonly [number, number])[];
+  /** Of a parameter server's process. */
+  readonly role?: string;
   /** Of one that was in an earlier view and is in none now. */
   readonly gone?: "left" | "dead";
 }
@@ -27,6 +29,8 @@ export interface NodeStatus extends Partial<Pick<NodeState, "phase" | "running" 
   readonly state: string;
   readonly loss: number | null;
   readonly idlePercent: number;
+  /** Of a parameter server: by how many steps the newest share's parameters lagged; null where it computes none. */
+  readonly lag?: number | null;
   readonly counts?: NodeState["counts"] & { readonly credits: readonly (number | null)[] };
   readonly recovery?: RecoveryState | null;
   readonly machine?: string;

@@ -13,7 +13,9 @@ export async function status(options: Options): Promise<number> {
   const { present, newest } = answers;
   const nodes = newest.members.map((member) => nodeStatus(answers, member)).toSorted((a, b) => a.node - b.node);
   const step = Math.max(...present.map((answer) => answer.step));
-  const { job, system, view, loss, steps } = newest;
+  const { job, system, view, steps } = newest;
+  // Of a parameter server the task scheduler alone knows it.
+  const loss = newest.loss ?? present.find((answer) => answer.loss !== null)?.loss ?? null;
   const waitsFor = pauseOf(answers.present);
   if (options["json"] === true) {
     process.stdout.write(`${JSON.stringify({ job, system, step, view, loss, waitsFor, nodes })}\n`);
@@ -22,7 +24,8 @@ export async function status(options: Options): Promise<number> {
   const lossText = loss === null ? "" : `, loss ${loss.toFixed(4)}`;
   const lines = [`job ${job} (${system}): step ${step} of ${steps}, view ${view}${lossText}`];
   if (waitsFor !== null) lines.push(`paused: ${waitsFor}`);
-  lines.push("node  pid      layers   state      step   idle %  credits", ...nodes.map(statusLine));
+  const last = system === "ps" ? "role, lag" : "credits";
+  lines.push(`node  pid      layers   state      step   idle %  ${last}`, ...nodes.map(statusLine));
   process.stdout.write(`${lines.join("\n")}\n`);
   return ExitCode.done;
 }
@@ -34,7 +37,8 @@ function nodeStatus({ present, entries, newest }: JobAnswers, member: ToldMember
   const answer = present.find((each) => each.node === node);
   const entry = entries.find((each) => each.node === node);
   const isHere = member.machine === newest.machine;
-  const told = { node, peerId, addresses, layers, pid: answer?.pid ?? entry?.pid ?? null, isHere };
+  const role = member.role === undefined ? {} : { role: member.role, lag: answer?.lag ?? null };
+  const told = { node, ...role, peerId, addresses, layers, pid: answer?.pid ?? entry?.pid ?? null, isHere };
   if (answer !== undefined && member.gone === undefined) {
     const { state, step, idlePercent, counts } = answer;
     const credits = counts?.credits.reduce<number>((sum, lap) => sum + (lap ?? 0), 0) ?? null;
@@ -49,7 +53,7 @@ function nodeStatus({ present, entries, newest }: JobAnswers, member: ToldMember
   return { ...told, state: "training", ...silent };
 }
 
-function statusLine({ node, pid, isHere, layers, state, step, idlePercent, credits }: NodeRow): string {
+function statusLine({ node, pid, isHere, layers, state, step, idlePercent, credits, role, lag }: NodeRow): string {
   return [
     String(node).padEnd(5),
     String(pid ?? (isHere ? "-" : "remote")).padEnd(8),
@@ -57,7 +61,7 @@ function statusLine({ node, pid, isHere, layers, state, step, idlePercent, credi
     state.padEnd(10),
     String(step ?? "").padEnd(6),
     (idlePercent?.toFixed(1) ?? "").padEnd(7),
-    credits ?? "",
+    role === undefined ? (credits ?? "") : `${role}${typeof lag === "number" ? `, ${lag}` : ""}`,
   ].join(" ");
 }
 

@@ -46,13 +46,15 @@ function emulationLine({ pace, link, memoryLimit }: Readonly<Record<string, unkn
 }
 
 /** Where a stated pace or link was missed: on standard error, whatever else is quiet. */
-function printWarnings({ emulated }: Readonly<Record<string, unknown>>): void {
+function printWarnings({ system, emulated }: Readonly<Record<string, unknown>>): void {
   const { missedPaces, pacedOperations, worstPaceRatio, lateParts, shapedParts, worstLateMs } = emulated as Readonly<
     Record<string, number>
   >;
   if (missedPaces! > 0) {
     const worst = `the worst ${worstPaceRatio!.toFixed(1)} times as long`;
-    warn(`${missedPaces} of ${pacedOperations} paced operations took longer than --pace says (${worst})`);
+    // Servers run as fast as they can.
+    const whose = system === "ps" ? "workers' " : "";
+    warn(`${missedPaces} of ${pacedOperations} ${whose}paced operations took longer than --pace says (${worst})`);
   }
   if (lateParts! > 0) {
     const worst = `the worst by ${worstLateMs!.toFixed(1)} ms`;

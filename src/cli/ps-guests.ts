@@ -3,7 +3,7 @@
  * on this machine. It serves them to their end, also where its own run has ended before.
  */
 import * as z from "zod";
-import { joinParameterServer, type PsJob, type PsRole, type ServedJobs } from "../../baseline-ps/index.ts";
+import { joinParameterServer, type Live, type PsJob, type PsRole, type ServedJobs } from "../../baseline-ps/index.ts";
 import { RunFolder } from "../metrics/run-folder.ts";
 import type { Transport } from "../net/transport.ts";
 import type { Obeyed } from "../runtime/process-control.ts";
@@ -23,7 +23,7 @@ export interface GuestRunsInit {
   readonly served: ServedJobs;
   readonly log: Logger | undefined;
   /** Answers questions about that run. */
-  readonly answerFor: (job: PsJob, folder: RunFolder) => Promise<{ close(): void } | undefined>;
+  readonly answerFor: (job: PsJob, folder: RunFolder, live: () => Live) => Promise<{ close(): void } | undefined>;
   /** Folders of the runs that are served now. */
   readonly onChanged: (outs: readonly string[]) => void;
 }
@@ -79,9 +79,9 @@ export class GuestRuns {
     log?.info({ out }, "serves another run as well");
     try {
       await joinParameterServer({
-        ...{ ...OF_OTHERS, role, manager, transport, served, folder, engine: "auto" },
-        onJob: (job) => {
-          control = answerFor(job, folder);
+        ...{ ...OF_OTHERS, roles: [role], manager, transport, served, folder, engine: "auto" },
+        onJob: (job, live) => {
+          control = answerFor(job, folder, live);
         },
       });
       log?.info({ out }, "has served it to its end");

@@ -3,13 +3,13 @@
  * others. A process that dies ends the run, by its name.
  */
 import { join, resolve } from "node:path";
-import { nameOf, type PsRole } from "../../baseline-ps/index.ts";
 import { ExitCode, InterruptedError, NodeLostError } from "../types/errors.ts";
 import { isRunning, type NodeEntry } from "../runtime/process-control.ts";
 import { tellError, ToldFailure, type ToldError } from "./failure.ts";
 import { startProcess, type LocalProcess, type ProcessEnd } from "./local-process.ts";
 import type { Progress } from "./progress.ts";
 import type { PsProcessInit } from "./ps-process.ts";
+import { namesOf, processesOf } from "./ps-processes.ts";
 import type { NodeEvent } from "./run-node.ts";
 import type { RunRequest, RunResult } from "./run-request.ts";
 import { askServersOf } from "./servers-of.ts";
@@ -90,17 +90,10 @@ class PsLauncher {
 
   #startMembers(manager: readonly string[]): void {
     const { settings, serversOf } = this.#request;
-    const { servers, nodes, dataServers } = settings;
-    const start = (kind: PsRole["kind"], count: number): void => {
-      for (let index = 0; index < count; index += 1) {
-        this.#start(nameOf({ kind, index }), { kind: "member", member: { kind, index }, manager });
-      }
-    };
-    start("scheduler", 1);
-    if (serversOf === null) start("server", servers);
-    else void this.#borrow(serversOf, manager);
-    start("data", dataServers);
-    start("worker", nodes);
+    for (const members of processesOf(settings, serversOf === null)) {
+      this.#start(namesOf(members), { kind: "member", members, manager });
+    }
+    if (serversOf !== null) void this.#borrow(serversOf, manager);
   }
 
   /** The servers of another run; one that dies before it comes is no child that could be missed. */
@@ -202,7 +195,7 @@ class PsLauncher {
     this.#progress.end();
     const told = this.#failures.filter(({ name }) => name !== InterruptedError.name);
     const dead = this.#firstDead;
-    const isKilled = dead !== undefined && (dead.end?.kind === "notStarted" || told.length === 0);
+    const isKilled = dead !== undefined && (isUntold(dead.end) || told.length === 0);
     const unexpected = told.find(({ exitCode }) => exitCode === ExitCode.unexpected);
     const cause = unexpected ?? (isKilled ? undefined : told[0]);
     if (cause !== undefined) throw new ToldFailure(cause);
@@ -213,4 +206,9 @@ class PsLauncher {
       `see ${join(out, "logs")}; start the run again, or go on with --resume ${out} where it has a checkpoint`,
     );
   }
+}
+
+/** Of these its peers know less than whoever started it: one of its roles, or nothing. */
+function isUntold(end: ProcessEnd | undefined): boolean {
+  return end?.kind === "notStarted" || (end?.kind === "exited" && end.signal !== null);
 }

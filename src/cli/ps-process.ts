@@ -6,8 +6,8 @@ import { realpathSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import {
   joinParameterServer,
+  type Live,
   manageParameterServer,
-  nameOf,
   type PsJob,
   type PsRole,
   ServedJobs,
@@ -28,6 +28,7 @@ import { tellError, type ToldError } from "./failure.ts";
 import { openRun } from "./open-run.ts";
 import { notDurableText } from "./progress.ts";
 import { GuestRuns } from "./ps-guests.ts";
+import { namesOf, nodeOf, SCHEDULER } from "./ps-processes.ts";
 import type { NodeEvent } from "./run-node.ts";
 
 export interface PsProcessInit {
@@ -36,7 +37,7 @@ export interface PsProcessInit {
   readonly out: string;
   readonly role:
     | { readonly kind: "manager"; readonly force: boolean; readonly resume: boolean }
-    | { readonly kind: "member"; readonly member: PsRole; readonly manager: readonly string[] };
+    | { readonly kind: "member"; readonly members: readonly PsRole[]; readonly manager: readonly string[] };
 }
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
@@ -76,7 +77,7 @@ export class PsProcess {
       memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#outgrow(bytes));
     try {
       const own = await this.#live(
-        role.kind === "manager" ? this.#manage(role) : this.#join(role.member, role.manager),
+        role.kind === "manager" ? this.#manage(role) : this.#join(role.members, role.manager),
       );
       const others = await this.#live(this.#guests?.close());
       return own ?? others;
@@ -115,7 +116,7 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : nameOf(role.member);
+    return role.kind === "manager" ? "server manager" : namesOf(role.members);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -138,28 +139,32 @@ export class PsProcess {
         folder.writeJson(RUN_FILES.environment, environment);
         folder.writeJson(RUN_FILES.job, { job, name: settings.name, control: controlSocket(job, "NODE") });
         void this.#serve(decided, folder);
-        this.#emit({ kind: "formed", node: this.#nodeIn(settings), job, steps: settings.steps, estimate: null });
+        this.#emit({ kind: "formed", node: this.#node, job, steps: settings.steps, estimate: null });
       },
     });
     this.#emit({ kind: "done", summary });
   }
 
-  async #join(member: PsRole, manager: readonly string[]): Promise<void> {
+  async #join(roles: readonly PsRole[], manager: readonly string[]): Promise<void> {
     const { settings, out } = this.#init;
     const folder = this.#open(new RunFolder(out));
     const transport = await createLibp2pTransport({ listen: LISTEN });
     this.#transport = transport;
     const served = new ServedJobs();
-    if (member.kind === "server") {
+    const server = roles.find(({ kind }) => kind === "server");
+    if (server !== undefined) {
       this.#guests = new GuestRuns({
-        ...{ role: member, transport, served, log: this.#log },
-        answerFor: (job, guest) => this.#answerFor(job, guest),
+        ...{ role: server, transport, served, log: this.#log },
+        answerFor: (job, guest, live) => this.#answerFor(job, guest, nodeOf(server, job.settings), live),
         onChanged: (outs) => this.#emit({ kind: "hosts", outs }),
       });
     }
     await joinParameterServer({
-      ...{ role: member, manager, transport, engine: settings.engine, folder, served },
-      onJob: (job) => void this.#serve(job, folder),
+      ...{ roles, manager, transport, engine: settings.engine, folder, served },
+      onJob: (job, live) => {
+        const holds = roles.some(({ kind }) => kind === "worker" || kind === "server");
+        void this.#serve(job, folder, holds ? live : undefined);
+      },
       data: async () => {
         const data = await loadJobData(settings);
         checkSameData(folder, data, this.#name);
@@ -183,30 +188,34 @@ export class PsProcess {
     return folder;
   }
 
-  #nodeIn(settings: Settings): number {
-    const { role } = this.#init;
-    return role.kind === "manager" ? settings.nodes + settings.servers + 1 : nodeOf(role.member, settings);
+  get #node(): number {
+    const { role, settings } = this.#init;
+    return role.kind === "manager" ? nodeOf(SCHEDULER, settings) + 1 : nodeOf(role.members[0]!, settings);
   }
 
-  async #serve(job: PsJob, folder: RunFolder): Promise<void> {
-    this.#control = await this.#answerFor(job, folder);
+  async #serve(job: PsJob, folder: RunFolder, live?: () => Live): Promise<void> {
+    this.#control = await this.#answerFor(job, folder, this.#node, live);
   }
 
   /** Undefined where there can be no socket, which is told. */
-  async #answerFor(job: PsJob, folder: RunFolder): Promise<{ close(): void } | undefined> {
+  async #answerFor(
+    job: PsJob,
+    folder: RunFolder,
+    node: number,
+    live: (() => Live) | undefined,
+  ): Promise<{ close(): void } | undefined> {
     const { settings } = job;
-    const node = this.#nodeIn(settings);
     try {
       const out = realpathSync(folder.path);
       const fields = { job: job.job, name: settings.name, system: "ps", node, startedMs: nowMs(), out };
-      return await serveControl(entryFor(fields), (request) => this.#answer(request, job));
+      return await serveControl(entryFor(fields), (request) => this.#answer(request, job, node, live));
     } catch (error) {
       this.#emit({ kind: "warning", text: `no control socket: ${String(error)}` });
       return undefined;
     }
   }
 
-  #answer(request: ControlRequest, job: PsJob): unknown {
+  #answer(request: ControlRequest, job: PsJob, node: number, live: (() => Live) | undefined): unknown {
     if (request === "stop") {
       this.requestStop();
       return { isDone: true };
@@ -214,28 +223,15 @@ export class PsProcess {
     if (request.startsWith("host ") && this.#guests !== undefined)
       return this.#guests.take(request.slice("host ".length));
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
-    const members = job.members.map(({ role, peerId, addresses }) => {
-      return { node: nodeOf(role, job.settings), peerId, addresses, layers: [] };
+    const byNode = Map.groupBy(job.members, ({ role }) => nodeOf(role, job.settings));
+    const members = [...byNode].map(([number, roles]) => {
+      const [{ peerId, addresses }] = [roles[0]!];
+      return { node: number, peerId, addresses, layers: [], role: roles.map(({ role }) => role.kind).join("+") };
     });
     return {
-      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps },
-      ...{ node: this.#nodeIn(job.settings), pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0 },
+      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node },
+      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0, ...live?.() },
       members,
     };
-  }
-}
-
-/** Workers first, then servers, as in `summary.json`; behind them those that hold nothing of the model. */
-function nodeOf({ kind, index }: PsRole, { nodes, servers }: Settings): number {
-  switch (kind) {
-    case "worker":
-      return index;
-    case "server":
-      return nodes + index;
-    case "scheduler":
-      return nodes + servers;
-    // Behind the manager.
-    case "data":
-      return nodes + servers + 2 + index;
   }
 }

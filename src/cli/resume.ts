@@ -14,7 +14,17 @@ import { DataError, UsageError } from "../types/errors.ts";
 const FREE_ON_RESUME: readonly SettingName[] = [
   ...(["system", "nodes", "schedule", "steps", "dataDir", "checkpointEvery", "validateEvery", "stopAtLoss"] as const),
   ...(["laps", "replicas", "balance", "timeline", "respawn", "orphans", "name"] as const),
-  ...(["pace", "link", "memoryLimit", "servers", "workerHolds", "overlap", "parameters", "dataServers"] as const),
+  ...([
+    "pace",
+    "link",
+    "memoryLimit",
+    "servers",
+    "coLocate",
+    "workerHolds",
+    "overlap",
+    "parameters",
+    "dataServers",
+  ] as const),
 ];
 
 /** A checkpoint is of these: another one needs a run from the beginning. */

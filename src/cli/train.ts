@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { parseModel } from "../nn/spec.ts";
 import { parseOptimizer } from "../optim/optimizers.ts";
-import { batchBytes, divideKeys, serverBytes } from "../../baseline-ps/index.ts";
+import { batchBytes, divideKeys, serverBytes, workerBytes } from "../../baseline-ps/index.ts";
 import { parseMemoryLimit } from "../config/emulation.ts";
 import { CAN_SPLIT, checkSchedule, firstCut, planNode, shapeOf } from "../../ring/index.ts";
 import { parseSettings, type Settings } from "../config/settings.ts";
@@ -122,19 +122,17 @@ function checkDataServers({ dataServers, batch, microBatches }: Settings, featur
 }
 
 /** Keys for each server, and room for them. */
-function checkServers(
-  { servers, optimizer, tau, memoryLimit }: Settings,
-  parameters: number,
-  areOthers: boolean,
-): void {
+function checkServers(settings: Settings, parameters: number, areOthers: boolean): void {
+  const { servers, coLocate, optimizer, tau, memoryLimit } = settings;
   const { shards } = divideKeys(parameters, servers);
   if (memoryLimit === null || areOthers) return;
   const largest = Math.max(...shards.map(({ start, end }) => end - start));
-  const neededBytes = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  const ofServer = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  const neededBytes = ofServer + (coLocate ? workerBytes(settings) : 0);
   if (neededBytes <= parseMemoryLimit(memoryLimit)) return;
   const needed = `${Math.ceil(neededBytes / 2 ** 20)}MiB`;
   throw new UsageError(
-    `--memory-limit ${memoryLimit}: a server's shard of ${largest} parameters needs ${needed}`,
+    `--memory-limit ${memoryLimit}: a ${coLocate ? "worker and a " : ""}server's shard of ${largest} parameters needs ${needed}`,
     `use --memory-limit ${needed} or more, or more servers`,
   );
 }

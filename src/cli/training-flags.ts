@@ -28,6 +28,7 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
   ],
   balance: ["mode", "auto (layers move to where the time is), even (for equal nodes), off (the first cut stays)"],
   servers: ["count", "servers of a parameter server, each with an equal part of the parameters"],
+  coLocate: [null, "servers live in the workers' processes, server i in that of worker i"],
   consistency: [
     "model",
     "bsp (whole steps), bounded (steps that lag by tau at most), ssp (shares at once; clocks differ by tau at most), async",
@@ -45,7 +46,7 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
   validateEvery: ["steps", "steps between evaluations on the test set; 0: only at the end"],
   stopAtLoss: ["loss", "end after the first step with at most this loss"],
   timeline: ["what", "all, none or last:N steps of every node's timeline"],
-  pace: ["speeds", "emulated speed of a node's arithmetic: 2GFLOP/s, or one a node: 2,2,1,2GFLOP/s"],
+  pace: ["speeds", "emulated speed of a node's (or worker's) arithmetic: 2GFLOP/s, or one a node: 2,2,1,2GFLOP/s"],
   link: ["shape", "emulated links, each direction of each edge: 100mbit,5ms (one way), or one of the two"],
   memoryLimit: ["size", "a node that takes more memory ends: 256MiB"],
   respawn: [null, "start a local node again that died"],

@@ -31,6 +31,7 @@ export const settingsSchema = z.strictObject({
   replicas: wholeNumber(0, 1023).default(1),
   balance: oneOf(["auto", "even", "off"]).default("auto"),
   servers: wholeNumber(1, 1024).default(1),
+  coLocate: z.boolean().default(false),
   consistency: oneOf(["bsp", "bounded", "ssp", "async"]).default("bsp"),
   tau: wholeNumber(0, 65_535).nullable().default(null),
   workerHolds: oneOf(["model", "range"]).default("model"),
@@ -58,7 +59,7 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 
 /** Of a parameter server alone. */
 const SERVER_SETTINGS: readonly SettingName[] = [
-  ...(["servers", "consistency", "tau", "workerHolds", "overlap", "parameters", "dataServers"] as const),
+  ...(["servers", "coLocate", "consistency", "tau", "workerHolds", "overlap", "parameters", "dataServers"] as const),
 ];
 
 /** What a ring can be told. */
@@ -67,7 +68,7 @@ export const RING_SETTING_NAMES = SETTING_NAMES.filter((name) => name !== "syste
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],
-  ...["filter", "compress", "server-replicas", "localize", "co-locate"],
+  ...["filter", "compress", "server-replicas", "localize"],
 ];
 
 /** `micro-batches` to `microBatches`: config files may use either. */
@@ -134,13 +135,19 @@ function checkTogether(settings: Settings, given: Readonly<Record<string, unknow
 
 /** Steps by which parameters may lag: none in `bsp`, without a bound in `async`, one where nothing is said. */
 function checkServer(settings: Settings): void {
-  const { system, consistency, tau, nodes, microBatches, workerHolds } = settings;
+  const { system, consistency, tau, nodes, microBatches, workerHolds, servers, coLocate } = settings;
   const isBounded = consistency === "bounded" || consistency === "ssp";
   if (isBounded) settings.tau ??= 1;
   if (system !== "ps") return;
   if (!isBounded && tau !== null && !(consistency === "bsp" && tau === 0)) {
     const why = consistency === "bsp" ? "in which nothing lags" : "which bounds no lag";
     throw new UsageError(`--tau ${tau} with --consistency ${consistency}, ${why}`, "use --consistency bounded or ssp");
+  }
+  if (coLocate && servers > nodes) {
+    throw new UsageError(
+      `--servers ${servers} on the nodes of ${nodes} workers (--co-locate): a worker's process holds one server at most`,
+      `use --servers ${nodes} or fewer, or leave --co-locate out`,
+    );
   }
   if (microBatches < nodes) {
     throw new UsageError(

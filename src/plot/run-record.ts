@@ -28,7 +28,7 @@ const summarySchema = z.object({
   timeUnit: z.enum(["ms", "units"]).optional(),
   simulated: z.boolean(),
   emulated: z.object({ pace: emulation, link: emulation, memoryLimit: emulation }),
-  perNode: z.array(z.object({ node: z.int().min(0), idlePercentSteady: percent })).min(1),
+  perNode: z.array(z.object({ node: z.int().min(0), role: z.string().optional(), idlePercentSteady: percent })).min(1),
 });
 
 const environmentSchema = z.object({ gitCommit: z.string().nullish() });

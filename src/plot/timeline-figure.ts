@@ -76,13 +76,19 @@ function inkOn(colour: string): string {
   return 0.299 * red + 0.587 * green + 0.114 * blue < 128 ? "#ffffff" : "#111111";
 }
 
+/** A node's name, with what it does where nodes differ in that: in a parameter server. */
+function rowOf(node: number, perNode: RunRecord["summary"]["perNode"]): string {
+  const role = perNode.find((one) => one.node === node)?.role ?? "";
+  return /worker|server/.test(role) ? `node ${node}, ${role}` : `node ${node}`;
+}
+
 /** A micro-batch's number stands in its bar where there is room for it. */
-function drawn(bar: Bar, window: StepWindow, laps: number) {
+function drawn(bar: Bar, window: StepWindow, { laps, perNode }: RunRecord["summary"]) {
   const width = ((bar.end - bar.start) / window.length) * PLOT_WIDTH;
   const number = String(bar.microBatch);
   const hasNumber = bar.kind.length === 1 && !bar.isNeighbour && width >= number.length * DIGIT_WIDTH + GAP_WIDTH;
   return {
-    ...{ row: `node ${bar.node}`, series: seriesOf(bar, laps) },
+    ...{ row: rowOf(bar.node, perNode), series: seriesOf(bar, laps) },
     ...{ start: bar.start, end: Math.max(bar.end, bar.start + (WIDTH_MIN / PLOT_WIDTH) * window.length) },
     ...{ middle: (bar.start + bar.end) / 2, number: hasNumber ? number : "", ink: inkOn(colourOf(bar, laps)) },
     gap: width >= GAPPED_WIDTH ? 1 : 0,
@@ -92,9 +98,9 @@ function drawn(bar: Bar, window: StepWindow, laps: number) {
 export function timelineFigure(run: Pick<RunRecord, "summary" | "gitCommit">, window: StepWindow): TopLevelSpec {
   const { summary } = run;
   const { laps, perNode } = summary;
-  const bars = window.bars.map((bar) => drawn(bar, window, laps));
+  const bars = window.bars.map((bar) => drawn(bar, window, summary));
   const tracks = window.nodes.map((node) => ({
-    ...{ row: `node ${node}`, start: 0, end: window.length },
+    ...{ row: rowOf(node, perNode), start: 0, end: window.length },
     idle: idleText(perNode.find((one) => one.node === node)?.idlePercentSteady),
   }));
   const elsewhere = summary.nodes - window.nodes.length;

@@ -43,6 +43,7 @@ export class StageClockwork {
   #partialWeightMs = 0;
   readonly #steps = new Durations();
   #firstStep: number | undefined;
+  #newestStep = 0;
   #stepStartedMs = 0;
   #begin: TimeSplit = noTime;
   #steadyBegin: TimeSplit = noTime;
@@ -81,6 +82,7 @@ export class StageClockwork {
 
   /** Called before the step's first forward. */
   stepStarted(step: number): void {
+    this.#newestStep = step;
     const sample = this.#sampler.sample();
     this.#account.settle(sample);
     const total = this.#account.total;
@@ -147,6 +149,11 @@ export class StageClockwork {
   /** Since the first step's start, as of the last operation. */
   get idlePercent(): number {
     return idlePercent(difference(this.#account.total, this.#begin));
+  }
+
+  /** Begun last; 0 before the first. */
+  get newestStep(): number {
+    return this.#newestStep;
   }
 
   get stepMsMedian(): number {

@@ -11,6 +11,7 @@ import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { createLibp2pTransport, type Libp2pTransportInit } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
+import { UNBOOKED } from "../helpers/unbooked.ts";
 
 export interface Group {
   readonly encryption: NonNullable<Libp2pTransportInit["encryption"]>;
@@ -39,20 +40,18 @@ export type Answer =
   | { readonly kind: "worked"; readonly timesMs: readonly number[] }
   | { readonly kind: "cpu"; readonly userMs: number; readonly systemMs: number };
 
-const NO_CLOCKWORK = { stepStarted: () => {}, stepEnded: () => {}, inserted: () => {} };
-
 async function serve(server: number, { encryption, servers, workers, sizes }: Group): Promise<Answer> {
   const addresses = sizes.map(async (keys, size) => {
     const range = divideKeys(Math.max(keys, servers), servers).shards[server]!;
+    const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"], encryption });
     const keyServer = new KeyServer({
-      ...{ job: `size ${size}`, clients: workers, clockwork: NO_CLOCKWORK },
+      ...{ ...UNBOOKED, job: `size ${size}`, clients: workers, peerId: transport.peerId },
       shard: { range, firstStep: 0, shares: workers, rules: rulesOf("async"), tau: Infinity },
       store: new ShardStore({ range, engine: "wasm", functions: new ServerFunctions(), function: "sgd", rate: 0.01 }),
       onFailure: (worker, error) => {
         if (process.connected) throw new Error(`worker ${worker}`, { cause: error });
       },
     });
-    const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"], encryption });
     await transport.handle(keysProtocol(`size ${size}`), (stream) => void keyServer.accept(stream));
     return transport.addresses;
   });

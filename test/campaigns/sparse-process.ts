@@ -20,6 +20,7 @@ import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
+import { UNBOOKED } from "../helpers/unbooked.ts";
 
 export interface SparseRun {
   readonly task: SparseTask;
@@ -55,8 +56,6 @@ export type SparseReport =
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
 const JOB = "sparse";
-const NO_CLOCKWORK = { stepStarted: () => {}, stepEnded: () => {}, inserted: () => {} };
-
 const say = (report: SparseReport): void => void process.send!(report);
 const fail = (error: unknown): void => say({ kind: "failed", message: (error as Error).message });
 
@@ -69,8 +68,9 @@ async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): P
   const store = new ShardStore({ range, engine: "wasm-exact", functions, function: "lasso", rate });
   const shard = { range, firstStep: 0, shares: workers, rules: rulesOf(consistency.kind), tau: consistency.tau };
   const onFailure = (_: number, error: Error): void => fail(error);
-  const server = new KeyServer({ job: JOB, shard, store, clients: workers, clockwork: NO_CLOCKWORK, onFailure });
   const transport = await createLibp2pTransport({ listen: LISTEN });
+  const { peerId } = transport;
+  const server = new KeyServer({ ...UNBOOKED, job: JOB, shard, store, clients: workers, peerId, onFailure });
   await transport.handle(keysProtocol(JOB), (stream) => void server.accept(stream).catch(fail));
   say({ kind: "listening", addresses: transport.addresses });
   // The workers are done.

@@ -8,6 +8,7 @@ import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
+import { UNBOOKED } from "./unbooked.ts";
 
 export interface KeyGroupInit {
   readonly create: () => Promise<Transport>;
@@ -19,8 +20,6 @@ export interface KeyGroupInit {
   readonly functions?: ServerFunctions;
   readonly rate?: number;
 }
-
-const NO_CLOCKWORK = { stepStarted: () => {}, stepEnded: () => {}, inserted: () => {} };
 
 interface Failure {
   readonly client: number;
@@ -59,7 +58,8 @@ export class KeyGroup implements AsyncDisposable {
       const onFailure = (client: number, error: Error): void => void failures.push({ client, error });
       const keyServer = new KeyServer({
         ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
-        clockwork: NO_CLOCKWORK,
+        peerId: transports[server]!.peerId,
+        ...UNBOOKED,
       });
       await transports[server]!.handle(keysProtocol("job"), (stream) => void keyServer.accept(stream));
     }

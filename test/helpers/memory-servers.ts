@@ -3,6 +3,7 @@
  * share the servers of the first. Every wait is bounded.
  */
 import { joinParameterServer, manageParameterServer, type PsRole, ServedJobs } from "../../baseline-ps/index.ts";
+import { processesOf } from "../../src/cli/ps-processes.ts";
 import type { Settings } from "../../src/config/settings.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
@@ -76,13 +77,7 @@ class Group {
       ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
     });
     managing.catch(() => {});
-    const roles = (kind: PsRole["kind"], count: number): PsRole[] =>
-      Array.from({ length: count }, (_, index) => ({ kind, index }));
-    const all = [
-      ...[...roles("scheduler", 1), ...roles("server", settings.servers)],
-      ...[...roles("worker", settings.nodes), ...roles("data", settings.dataServers)],
-    ];
-    const joining = all.map((role) => this.#join(role, manager.addresses));
+    const joining = processesOf(settings).map((roles) => this.#join(roles, manager.addresses));
     for (const each of joining) each.catch(() => {});
     try {
       const summary = await soon(managing, "the run");
@@ -100,12 +95,13 @@ class Group {
     return transport;
   }
 
-  #join(role: PsRole, manager: readonly string[]): Promise<void> {
+  #join(roles: readonly PsRole[], manager: readonly string[]): Promise<void> {
     const { settings, folder, onCommitted, onLoaded } = this.#init;
+    const role = roles[0]!;
     const name = `${role.kind}-${role.index}`;
     const server = role.kind === "server" ? this.#servers[role.index]! : undefined;
     return joinParameterServer({
-      ...{ role, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
+      ...{ roles, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
       ...(server !== undefined && { served: server.served }),
       data: () => {
         onLoaded?.(role);

@@ -21,7 +21,14 @@ test(
     const running = cli.start("train", ...SERVER, "--steps", "60", "--pace", "0.02GFLOP/s", "--out", "run");
     await cli.reached(running, "run", 5);
     const { stdout } = await cli.run("status", "--job", "run", "--json");
-    expect(JSON.parse(stdout)).toMatchObject({ system: "ps" });
+    const told = JSON.parse(stdout) as { readonly nodes: readonly Record<string, unknown>[] };
+    expect(told).toMatchObject({ system: "ps" });
+    expect(told.nodes.map(({ role }) => role)).toEqual(["worker", "worker", "server", "server", "scheduler"]);
+    for (const { node, step, lag } of told.nodes.slice(0, 4)) {
+      expect(step, `step of node ${String(node)}`).toBeGreaterThan(2);
+      expect(lag).toBe(Number(node) < 2 ? 0 : null);
+    }
+    for (const { idlePercent } of told.nodes.slice(2, 4)) expect(idlePercent).toBeGreaterThan(0);
     running.process.kill("SIGINT");
     const ended = await running.ended;
     expect(ended.code, ended.stderr).toBe(130);
@@ -29,7 +36,7 @@ test(
     const {
       code,
       stderr,
-      stdout: told,
+      stdout: written,
     } = await cli.run(
       ...[
         "train",
@@ -39,6 +46,7 @@ test(
         "1",
         "--data-servers",
         "1",
+        "--co-locate",
         "--pace",
         "1GFLOP/s",
         "--json",
@@ -48,18 +56,18 @@ test(
       ],
     );
     expect(code, stderr).toBe(0);
-    const summary = JSON.parse(told) as Summary;
+    const summary = JSON.parse(written) as Summary;
     expect(bits(summary)).toEqual(bits(serial));
     expect(summary).toMatchObject({
       system: "ps",
-      nodes: 3,
+      nodes: 2,
       workers: 2,
       servers: 1,
       dataServers: 1,
       consistency: "bsp",
       exact: true,
     });
-    expect(summary.perNode.map(({ role }) => role)).toEqual(["worker", "worker", "server"]);
+    expect(summary.perNode.map(({ role }) => role)).toEqual(["worker+server", "worker"]);
     for (const node of summary.perNode) {
       const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as unknown as Record<string, number>;
       expect(Math.abs(computeMs! + communicationMs! + runQueueMs! + waitMs! - wallMs!)).toBeLessThan(0.01 * wallMs!);
@@ -87,6 +95,7 @@ function expectLost({ code, stderr }: Ended, name: string): void {
 }
 
 test.each([
+  ["worker 0 and server 0", 0, ["--co-locate"]],
   ["server manager", 5, []],
   ["data server 0", 6, ["--data-servers", "1", "--parameters", "broadcast"]],
 ] as const)(
@@ -136,6 +145,7 @@ test("mistakes are told before any process starts", async () => {
   const wrong: readonly (readonly [string, RegExp])[] = [
     ["--servers 0", /--servers "0": a whole number from 1/],
     ["--consistency bounded --tau -1", /--tau "-1": a whole number from 0/],
+    ["--servers 5 --co-locate", /--servers 5 on the nodes of 4 workers/],
     ["--tau 3", /--tau 3 with --consistency bsp, in which nothing lags/],
     ["--consistency async --tau 3", /which bounds no lag/],
     ["--consistency eventual", /one of bsp, bounded, ssp, async is needed/],

@@ -80,7 +80,7 @@ class Client {
   }
 }
 
-async function start(servers: number): Promise<{ readonly group: KeyGroup; readonly client: Client }> {
+async function startWith(servers: number): Promise<{ readonly group: KeyGroup; readonly client: Client }> {
   const history = new History();
   const create = async (): Promise<Transport> => {
     const transport = network.join(`dependent${members++}`);
@@ -93,7 +93,7 @@ async function start(servers: number): Promise<{ readonly group: KeyGroup; reado
 }
 
 test.each([1, 2])("12 waits for 11, and 11 does not wait for 10, on %i servers", async (servers) => {
-  const { group, client } = await start(servers);
+  const { group, client } = await startWith(servers);
   await using _ = group;
   // Its answer is held back until there is a first step.
   const ten = client.pull("10", [0, KEYS], 1);
@@ -111,7 +111,7 @@ test.each([1, 2])("12 waits for 11, and 11 does not wait for 10, on %i servers",
 });
 
 test("a chain and a diamond over two servers, of which one holds its answers back", async () => {
-  const { group, client } = await start(2);
+  const { group, client } = await startWith(2);
   await using _ = group;
   const [quick, slow] = [
     [0, 4],
@@ -141,7 +141,7 @@ test("a chain and a diamond over two servers, of which one holds its answers bac
 });
 
 test("a request that names one that is finished already, or none, is sent at once", async () => {
-  const { group, client } = await start(1);
+  const { group, client } = await startWith(1);
   await using _ = group;
   const first = client.pull("first", [0, 3], 0);
   await client.finished(first);

@@ -14,6 +14,7 @@ import { MemoryNetwork } from "../../src/net/memory.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
 import { bits, type Outcome, runSerial, Scratch, soon, tinySettings } from "../helpers/memory-ring.ts";
 import { jobOfGroup, runGroups } from "../helpers/memory-servers.ts";
+import { UNBOOKED } from "../helpers/unbooked.ts";
 
 const LIMIT_MS = 60_000;
 const scratch = new Scratch();
@@ -112,9 +113,8 @@ test("whoever says one job at another's door is refused, and changes nothing the
   );
   for (const [index, job] of ["aa", "bb"].entries()) {
     const shard = { range, firstStep: 0, shares: 1, rules: rulesOf("bsp"), tau: 0 };
-    const clockwork = { stepStarted: () => {}, stepEnded: () => {}, inserted: () => {} };
     const keys = new KeyServer({
-      ...{ job, shard, store: stores[index]!, clients: 1, clockwork },
+      ...{ ...UNBOOKED, job, shard, store: stores[index]!, clients: 1, peerId: server.peerId },
       onFailure: () => {},
     });
     await server.handle(keysProtocol(job), (stream) => void keys.accept(stream));

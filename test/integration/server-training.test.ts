@@ -45,6 +45,48 @@ describe("bsp with one micro-batch a worker has the bits of one process", () => 
   );
 });
 
+describe("servers on the workers' nodes", () => {
+  test.each([
+    { nodes: 1, servers: 1 },
+    { nodes: 3, servers: 1 },
+    { nodes: 3, servers: 3, workerHolds: "range" },
+  ])("have the bits of dedicated ones, and less traffic: $nodes workers, $servers servers", async (changes) => {
+    const settings = psSettings({ ...changes, microBatches: changes.nodes });
+    const dedicated = await runServers(settings, scratch.folder());
+    const outcome = await runServers({ ...settings, coLocate: true }, scratch.folder());
+    expect(bits(outcome)).toEqual(bits(dedicated));
+    const { nodes, servers } = changes;
+    const perNode = outcome.summary["perNode"] as readonly Record<string, unknown>[];
+    expect(perNode.map(({ role }) => role)).toEqual(
+      Array.from({ length: nodes }, (_, node) => (node < servers ? "worker+server" : "worker")),
+    );
+    for (const summary of [dedicated.summary, outcome.summary]) {
+      const held = (summary["perNode"] as readonly { readonly parameters: number }[]).map(
+        ({ parameters }) => parameters,
+      );
+      expect(held.reduce((sum, count) => sum + count, 0)).toBe(
+        (dedicated.summary["perNode"] as typeof perNode).reduce((sum, node) => sum + Number(node["parameters"]), 0),
+      );
+    }
+    // Of each server's traffic with N workers, that with one takes no line. Headers and greetings of so small a model are up to a tenth.
+    const [apart, here] = [Number(dedicated.summary["bytesPerStep"]), Number(outcome.summary["bytesPerStep"])];
+    expect(here).toBeGreaterThanOrEqual(0.9 * ((nodes - 1) / nodes) * apart);
+    expect(here).toBeLessThanOrEqual(1.1 * ((nodes - 1) / nodes) * apart);
+    for (const node of perNode) {
+      const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as Record<string, number>;
+      expect(Math.abs(computeMs! + communicationMs! + runQueueMs! + waitMs! - wallMs!)).toBeLessThan(0.01 * wallMs!);
+    }
+  });
+
+  test("a process that is gone is told by all its roles", async () => {
+    const changes = { nodes: 2, servers: 2, microBatches: 2, steps: 10_000, coLocate: true };
+    const running = runServers(psSettings(changes), scratch.folder(), {
+      onCommitted: (step, _, close) => step === 5 && close({ kind: "worker", index: 1 }),
+    });
+    await expect(running).rejects.toThrow(/(worker|server) 1/);
+  });
+});
+
 describe("more micro-batches than workers", () => {
   test("losses are those of one process within 1e-5", async () => {
     const changes = { microBatches: 6, steps: 8 };
