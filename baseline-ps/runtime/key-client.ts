@@ -94,6 +94,9 @@ export class KeyClient {
     return client;
   }
 
+  /** Values that went over the network, of dense and single keys; headers and keys' names apart. */
+  readonly values = { pushedBytes: 0, pulledBytes: 0 };
+
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
     return trafficOf(this.#links, this.#init.transport.peerId);
   }
@@ -258,7 +261,10 @@ export class KeyClient {
       }
       const { fields, payload } = defined(open.parts.get(output.server), "a part for each server");
       const request = requestFields(fields.kind, output.timestamp, output.oldest);
-      const sent = this.#links[output.server]!.send({ ...fields, ...request }, payload);
+      const link = this.#links[output.server]!;
+      if (PUSHES.includes(fields.kind) && this.#isOuter(link))
+        this.values.pushedBytes += valueBytes(fields.kind, payload);
+      const sent = link.send({ ...fields, ...request }, payload);
       sent.catch(() => {});
       open.sends.push(sent);
       open.issued.resolve();
@@ -284,7 +290,14 @@ export class KeyClient {
     return bytesOf(into);
   }
 
-  #hear({ kind, view, step }: FrameHeader, server: number): void {
+  /** What a process says to itself is no traffic. */
+  #isOuter({ remotePeer }: Link): boolean {
+    return remotePeer !== this.#init.transport.peerId;
+  }
+
+  #hear({ kind, view, step, payloadBytes }: FrameHeader, server: number): void {
+    const isValues = kind === FrameKind.announced || kind === FrameKind.pulled;
+    if (isValues && this.#isOuter(this.#links[server]!)) this.values.pulledBytes += payloadBytes;
     if (kind === FrameKind.announced) {
       this.#subscriptions[view]!.told(step);
       return;
@@ -296,6 +309,13 @@ export class KeyClient {
     if (isPull) open.version = Math.min(open.version, step);
     this.#drive({ kind: "reply", timestamp: view, server, nowMs: this.#init.nowMs() });
   }
+}
+
+const PUSHES: readonly FrameKind[] = [FrameKind.push, FrameKind.pushSparse];
+
+/** Single keys travel with their values, four bytes each. */
+function valueBytes(kind: FrameKind, payload: Uint8Array | undefined): number {
+  return (payload?.byteLength ?? 0) / (kind === FrameKind.pushSparse ? 2 : 1);
 }
 
 function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array): Uint8Array {

@@ -63,6 +63,8 @@ export type Order = z.infer<typeof orderSchema>;
 /** What a process tells of itself when it has nothing more to do. */
 export interface MemberReport {
   readonly report: NodeReport | null;
+  /** Of a worker, in bytes over the network: values alone. */
+  readonly values?: { readonly pushedBytes: number; readonly pulledBytes: number };
   /** Other jobs that its process served meanwhile, of a server. */
   readonly sharedWith?: readonly string[];
   /** On links between workers and data servers; absent where there are none. */

@@ -20,14 +20,19 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
     ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
   };
   const { servers, coLocate, consistency, tau, workerHolds, overlap, dataServers, parameters } = settings;
-  const dataBytes = [...reports.values()].reduce((sum, { dataBytesSent = 0 }) => sum + dataBytesSent, 0);
+  const ranSteps = Math.max(1, run.losses.length - firstStep);
+  const perStep = (bytesOf: (report: MemberReport) => number | undefined): number =>
+    Math.round([...reports.values()].reduce((sum, report) => sum + (bytesOf(report) ?? 0), 0) / ranSteps);
   return {
     ...buildSummary(facts, whole),
     // A worker's share is not a step where others go on meanwhile.
     stepMsMedian: run.stepMs,
     ...{ workers: settings.nodes, servers, coLocate, consistency, tau, workerHolds, overlap, dataServers },
     parametersBy: parameters,
-    dataBytesPerStep: Math.round(dataBytes / Math.max(1, run.losses.length - firstStep)),
+    // Of `bytesPerStep` values alone; the rest is headers, requests and acknowledgements.
+    pushedBytesPerStep: perStep(({ values }) => values?.pushedBytes),
+    pulledBytesPerStep: perStep(({ values }) => values?.pulledBytes),
+    dataBytesPerStep: perStep(({ dataBytesSent }) => dataBytesSent),
     lagHistogram: run.lags,
     sharesServersWith: [...new Set([...reports.values()].flatMap(({ sharedWith }) => sharedWith ?? []))].toSorted(),
     // A worker on a server's node sends that part to nobody.

@@ -179,7 +179,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
       ...{ neighbours: isServerHere ? settings.servers - 1 : settings.servers, layerDigests: {} },
       initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
     });
-    member.report({ report, dataBytesSent: batches.bytesSent, run: null });
+    member.report({ report, values: client.values, dataBytesSent: batches.bytesSent, run: null });
     await tasks.close();
     await batches.close();
     await client.close();

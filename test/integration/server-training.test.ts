@@ -68,10 +68,16 @@ describe("servers on the workers' nodes", () => {
         (dedicated.summary["perNode"] as typeof perNode).reduce((sum, node) => sum + Number(node["parameters"]), 0),
       );
     }
-    // Of each server's traffic with N workers, that with one takes no line. Headers and greetings of so small a model are up to a tenth.
-    const [apart, here] = [Number(dedicated.summary["bytesPerStep"]), Number(outcome.summary["bytesPerStep"])];
-    expect(here).toBeGreaterThanOrEqual(0.9 * ((nodes - 1) / nodes) * apart);
-    expect(here).toBeLessThanOrEqual(1.1 * ((nodes - 1) / nodes) * apart);
+    // Of each server's traffic with N workers, that with one takes no line.
+    const modelBytes = 4 * Number(outcome.summary["parameters"]);
+    expect(dedicated.summary["pushedBytesPerStep"]).toBe(nodes * modelBytes);
+    expect(outcome.summary["pushedBytesPerStep"]).toBe((nodes - 1) * modelBytes);
+    const pulled = ({ summary }: Outcome): number => Number(summary["pulledBytesPerStep"]);
+    expect(pulled(outcome)).toBeLessThan(pulled(dedicated));
+    for (const { summary } of [dedicated, outcome]) {
+      const values = Number(summary["pushedBytesPerStep"]) + Number(summary["pulledBytesPerStep"]);
+      expect(Number(summary["bytesPerStep"])).toBeGreaterThanOrEqual(values);
+    }
     for (const node of perNode) {
       const { computeMs, communicationMs, runQueueMs, waitMs, wallMs } = node as Record<string, number>;
       expect(Math.abs(computeMs! + communicationMs! + runQueueMs! + waitMs! - wallMs!)).toBeLessThan(0.01 * wallMs!);
