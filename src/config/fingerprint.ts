@@ -17,7 +17,8 @@ export function fingerprintOf(settings: Settings, dataSha256: string, engineId: 
     build: BUILD,
     model,
     data: dataSha256,
-    augment,
+    // Where there is none, it is as before there was such a thing.
+    ...(augment === "none" ? {} : { augment }),
     seed,
     batch,
     microBatches,
@@ -30,7 +31,7 @@ export function fingerprintOf(settings: Settings, dataSha256: string, engineId: 
 
 /** The first field in which two fingerprints differ, or undefined. */
 export function firstDifference(expected: Fingerprint, actual: Fingerprint): string | undefined {
-  return Object.keys(expected).find((field) => expected[field] !== actual[field]);
+  return Object.keys({ ...expected, ...actual }).find((field) => expected[field] !== actual[field]);
 }
 
 /** SHA-256 over the fields in their order, hexadecimal. */

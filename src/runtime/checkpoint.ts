@@ -235,7 +235,7 @@ export function checkSameJob({ fingerprint, step }: Manifest, job: Fingerprint, 
   const field = firstDifference(job, fingerprint);
   if (field === undefined) return;
   throw new UsageError(
-    `${what}: the checkpoint of step ${step} has ${field} ${fingerprint[field]}, not ${job[field]}`,
+    `${what}: the checkpoint of step ${step} has ${field} ${fingerprint[field] ?? "none"}, not ${job[field] ?? "none"}`,
     `go on with its ${field}, or start a new run`,
   );
 }

@@ -209,6 +209,9 @@ describe("a fingerprint", () => {
 
   test("differs with data, engine and build", () => {
     expect(firstDifference(expected, fingerprintOf(settings, "d2", "wasm:11"))).toBe("data");
+    expect(firstDifference({ ...expected, augment: "noise:0.1" }, expected), "what only one has").toBe("augment");
+    expect(firstDifference(expected, { ...expected, augment: "noise:0.1" })).toBe("augment");
+    expect(Object.keys(expected), "as before there was any").not.toContain("augment");
     expect(firstDifference(expected, fingerprintOf(settings, "d1", "wasm:12"))).toBe("engine");
     expect(firstDifference(expected, { ...expected, build: `${BUILD}-next` })).toBe("build");
     expect(firstDifference(expected, { ...expected, build: "x", seed: 9 })).toBe("build");
