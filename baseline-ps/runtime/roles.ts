@@ -17,7 +17,8 @@ import { Feeder } from "../../src/runtime/feeder.ts";
 import { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import { defined } from "../../src/types/assert.ts";
 import { type Consistency, rulesOf } from "../core/consistency.ts";
-import { divideKeys, type KeyMap } from "../core/key-map.ts";
+import { divideKeys, keysOf, type KeyMap } from "../core/key-map.ts";
+import { sizeOf } from "../core/ranges.ts";
 import type { NodeAccount } from "./account.ts";
 import { BATCHES_PROTOCOL } from "./batch-frames.ts";
 import { type Batches, loadedBatches, ServedBatches } from "./batches.ts";
@@ -33,7 +34,6 @@ import { stepMsMedian } from "./ps-summary.ts";
 import type { ServedJobs } from "./served-jobs.ts";
 import { ServerFunctions } from "./server-functions.ts";
 import { ShareHistory } from "./share-history.ts";
-import { ShardStore } from "./store.ts";
 import { TaskLine, TaskServer } from "./tasks.ts";
 import { PsWorker } from "./worker.ts";
 
@@ -77,21 +77,22 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
   const { job, index, transport, member, folder, account } = init;
   const { settings, firstStep } = job;
   const consistency = consistencyOf(job);
-  const range = keyMapOf(job).shards[index]!;
+  const map = keyMapOf(job);
+  const parameters = sizeOf(keysOf(map, index));
   const functions = new ServerFunctions();
   const { optimizer, lr: rate, nodes: workers, coLocate } = settings;
   const { clockwork } = account;
   const inserted: typeof clockwork.inserted = (interval) => clockwork.inserted(interval);
-  const store = new ShardStore({ range, engine: engineOf(job), functions, function: optimizer, rate });
-  fillStore(job, store, range, folder);
   const rules = rulesOf(consistency.kind);
   const failed = Promise.withResolvers<never>();
   const node = coLocate ? index : workers + index;
   const timeline = new Timeline(folder, () => node, parseTimeline(settings.timeline));
   let server: KeyServer | undefined = new KeyServer({
-    ...{ job: job.job, store, clients: workers, peerId: transport.peerId, timeline },
+    ...{ job: job.job, server: index, map, clients: workers, peerId: transport.peerId, timeline },
+    ...{ engine: engineOf(job), functions, function: optimizer, rate },
+    fill: (store, range) => fillStore(job, store, range, folder),
     clockwork: coLocate ? { ...WORKER_COUNTS_STEPS, inserted } : clockwork,
-    shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
+    shard: { firstStep, shares: workers, rules, tau: consistency.tau },
     onFailure: (_, error) => failed.reject(error),
   });
   const accept = async (stream: ByteStream): Promise<void> =>
@@ -102,7 +103,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
     const facts = {
       role: "server",
       layers: [],
-      parameters: range.end - range.start,
+      parameters,
       neighbours: coLocate ? workers - 1 : workers,
     };
     const report = account.report({

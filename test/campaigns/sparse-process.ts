@@ -17,7 +17,6 @@ import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
-import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { UNBOOKED } from "../helpers/unbooked.ts";
@@ -64,13 +63,15 @@ async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): P
   const weights: WeightsRecord[] = [];
   const functions = new ServerFunctions();
   functions.define("lasso", recordedLasso(lambda, weights));
-  const range = divideKeys(keyCount(task), servers).shards[index]!;
-  const store = new ShardStore({ range, engine: "wasm-exact", functions, function: "lasso", rate });
-  const shard = { range, firstStep: 0, shares: workers, rules: rulesOf(consistency.kind), tau: consistency.tau };
+  const map = divideKeys(keyCount(task), servers);
+  const shard = { firstStep: 0, shares: workers, rules: rulesOf(consistency.kind), tau: consistency.tau };
   const onFailure = (_: number, error: Error): void => fail(error);
   const transport = await createLibp2pTransport({ listen: LISTEN });
   const { peerId } = transport;
-  const server = new KeyServer({ ...UNBOOKED, job: JOB, shard, store, clients: workers, peerId, onFailure });
+  const server = new KeyServer({
+    ...{ ...UNBOOKED, job: JOB, server: index, map, shard, clients: workers, peerId, onFailure },
+    ...{ engine: "wasm-exact", functions, function: "lasso", rate },
+  });
   await transport.handle(keysProtocol(JOB), (stream) => void server.accept(stream).catch(fail));
   say({ kind: "listening", addresses: transport.addresses });
   // The workers are done.
