@@ -21,7 +21,9 @@ export interface Place {
   readonly epoch: number;
   readonly previous: number | null;
   readonly next: number | null;
-  /** Whether the next one has had the partition before. */
+  /** False: the partition is to come from the previous one, whatever there is of it here. */
+  readonly hasState: boolean;
+  /** False: it is to go to the next one. */
   readonly nextHasState: boolean;
 }
 
@@ -55,12 +57,14 @@ export type ChainOutput<Values, Copy> =
   | { readonly kind: "sendCopy"; readonly to: number; readonly epoch: number; readonly updates: number }
   /** It came from the previous one, and will be made. */
   | { readonly kind: "take"; readonly update: Update }
+  /** What was here of the partition is over; the values of updates that were not made are wanted no more. */
+  | { readonly kind: "reset"; readonly dropped: readonly Values[] }
   /** The copy that came is the partition. */
   | { readonly kind: "install"; readonly copy: Copy }
   /** In order. */
   | { readonly kind: "make"; readonly update: Update; readonly values: Values };
 
-const NOWHERE: Place = { epoch: -1, previous: null, next: null, nextHasState: true };
+const NOWHERE: Place = { epoch: -1, previous: null, next: null, hasState: false, nextHasState: true };
 
 interface Open<Values> {
   readonly update: Update;
@@ -68,28 +72,23 @@ interface Open<Values> {
 }
 
 export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, ChainOutput<Values, Copy>> {
-  #place: Place = NOWHERE;
-  #hasState: boolean;
+  #place = NOWHERE;
+  #hasState = false;
   /** Updates that are made. */
   #made = 0;
   /** Updates that are held and not made, in order: the first has the number `#made`. */
-  readonly #open: Open<Values>[] = [];
+  #open: Open<Values>[] = [];
   /** The next one has all before this number. */
   #nextHas = 0;
   /** From epochs that this server has not been told of yet. */
   #early: ChainMessage<Values, Copy>[] = [];
-
-  /** @param hasState false: the values are still to come from the previous one */
-  constructor(hasState: boolean) {
-    this.#hasState = hasState;
-  }
 
   get place(): Place {
     return this.#place;
   }
 
   get isHead(): boolean {
-    return this.#hasState && this.#place.epoch >= 0 && this.#place.previous === null;
+    return this.#hasState && this.#place.previous === null;
   }
 
   get hasState(): boolean {
@@ -133,8 +132,10 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
     if (place.epoch <= this.#place.epoch) return [];
     const { next: to, epoch } = place;
     if (to !== this.#place.next) this.#nextHas = 0;
+    const isFirst = this.#place === NOWHERE;
     this.#place = place;
-    const outputs = this.#make();
+    const outputs = isFirst || place.hasState ? this.#make() : this.#reset();
+    if (isFirst) this.#hasState = place.hasState;
     if (to !== null && this.#hasState) {
       if (!place.nextHasState) outputs.push({ kind: "sendCopy", to, epoch, updates: this.#made });
       // What was on its way in the epoch before is not taken: it goes once more.
@@ -143,6 +144,14 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
     const early = this.#early;
     this.#early = [];
     return [...outputs, ...early.flatMap((input) => this.#hear(input))];
+  }
+
+  #reset(): ChainOutput<Values, Copy>[] {
+    const dropped = this.#open.map(({ values }) => values);
+    this.#hasState = false;
+    this.#made = 0;
+    this.#open = [];
+    return [{ kind: "reset", dropped }];
   }
 
   #forward(offset: number): ChainOutput<Values, Copy>[] {

@@ -28,7 +28,7 @@ export type HeldInput<Received, Copied> =
 export type HeldOutput<Received, Copied> =
   | Exclude<ShardOutput, { kind: "decide" | "update" }>
   | (Extract<ShardOutput, { kind: "update" }> & { readonly values: UpdateValues<Received> })
-  | Extract<ChainOutput<UpdateValues<Received>, ShardCopy<Copied>>, { kind: "forward" | "tell" | "install" }>
+  | Extract<ChainOutput<UpdateValues<Received>, ShardCopy<Copied>>, { kind: "forward" | "tell" | "install" | "reset" }>
   | {
       readonly kind: "sendCopy";
       readonly to: number;
@@ -43,14 +43,13 @@ type Outputs<Received, Copied> = HeldOutput<Received, Copied>[];
 
 export class HeldShard<Received, Copied> implements Machine<HeldInput<Received, Copied>, HeldOutput<Received, Copied>> {
   readonly #init: ShardInit;
-  readonly #chain: Chain<UpdateValues<Received>, ShardCopy<Copied>>;
+  readonly #chain = new Chain<UpdateValues<Received>, ShardCopy<Copied>>();
+  /** Undefined until it has come from the previous server. */
   #shard: Shard | undefined;
 
-  /** @param hasState false: the shard is still to come from the previous server */
-  constructor(init: ShardInit, hasState: boolean) {
+  /** Its place is to be said first: one that has the shard from the start has it as it is before the first step. */
+  constructor(init: ShardInit) {
     this.#init = init;
-    this.#chain = new Chain(hasState);
-    this.#shard = hasState ? new Shard(init) : undefined;
   }
 
   get isHead(): boolean {
@@ -76,6 +75,8 @@ export class HeldShard<Received, Copied> implements Machine<HeldInput<Received, 
 
   /** A request to who is not the head comes to nothing: its client hears of the head, and says it there. */
   handle(input: HeldInput<Received, Copied>): readonly HeldOutput<Received, Copied>[] {
+    if (input.kind === "place" && this.#chain.place.epoch < 0 && input.place.hasState)
+      this.#shard = new Shard(this.#init);
     if (input.kind !== "request") return this.#fromChain(this.#chain.handle(input));
     return this.isHead ? this.#fromShard(this.#machine.handle(input.request)) : [];
   }
@@ -94,15 +95,16 @@ export class HeldShard<Received, Copied> implements Machine<HeldInput<Received, 
     });
   }
 
-  #fromChain(
-    outputs: readonly ChainOutput<UpdateValues<Received>, ShardCopy<Copied>>[],
-  ): Outputs<Received, Copied> {
+  #fromChain(outputs: readonly ChainOutput<UpdateValues<Received>, ShardCopy<Copied>>[]): Outputs<Received, Copied> {
     return outputs.flatMap((output): Outputs<Received, Copied> => {
       switch (output.kind) {
         case "take":
           return this.#fromShard(this.#machine.handle({ kind: "decided", update: output.update }));
         case "make":
           return this.#make(output.update, output.values);
+        case "reset":
+          this.#shard = undefined;
+          return [output];
         case "install":
           this.#shard = new Shard(this.#init, output.copy.state);
           return [output];

@@ -19,7 +19,14 @@ export type Saying = Extract<ShardOutput, { kind: "applied" | "answer" | "announ
 export interface ChainPeers {
   forward(to: number, shard: number, epoch: number, index: number, update: Update, values: Float32Array): void;
   tell(to: number, shard: number, epoch: number, index: number): void;
-  copy(to: number, shard: number, epoch: number, updates: number, state: ShardState, arrays: readonly Float32Array[]): void;
+  copy(
+    to: number,
+    shard: number,
+    epoch: number,
+    updates: number,
+    state: ShardState,
+    arrays: readonly Float32Array[],
+  ): void;
   /** Values that came are not wanted any more. */
   release(received: Float32Array): void;
   /** The shard has come, and is kept from now on. */
@@ -30,8 +37,6 @@ export interface HostedShardInit {
   readonly index: number;
   readonly shard: ShardInit;
   readonly store: ShardStore;
-  /** False: the values are to come from another server. */
-  readonly hasState: boolean;
   readonly peers: ChainPeers;
   readonly timeline: Pick<Timeline, "add">;
   readonly nowMs: () => number;
@@ -45,7 +50,7 @@ export class HostedShard {
   constructor(init: HostedShardInit) {
     this.#init = init;
     this.store = init.store;
-    this.#held = new HeldShard(init.shard, init.hasState);
+    this.#held = new HeldShard(init.shard);
   }
 
   get range(): KeyRange {
@@ -87,6 +92,10 @@ export class HostedShard {
         return peers.tell(output.to, shard, output.epoch, output.index);
       case "sendCopy":
         return peers.copy(output.to, shard, output.epoch, output.updates, output.state, this.store.arrays);
+      case "reset":
+        this.store.reset();
+        for (const values of output.dropped) if (values.kind === "received") peers.release(values.received);
+        return;
       case "install":
         for (const [place, values] of output.copy.values.entries()) {
           defined(this.store.arrays[place], "as many arrays on every server").set(values);

@@ -13,7 +13,16 @@ import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
 import { trafficOf } from "./account.ts";
 import { keysProtocol, requestFields } from "./key-frames.ts";
-import { bytesOf, checkSizes, type Cut, type Parts, rangePull, rangePush, singlePull, singlePush } from "./key-parts.ts";
+import {
+  bytesOf,
+  checkSizes,
+  type Cut,
+  type Parts,
+  rangePull,
+  rangePush,
+  singlePull,
+  singlePush,
+} from "./key-parts.ts";
 
 /** Requests under way: their distance from the oldest travels in 16 bits. */
 const OPEN_MAX = 4096;
@@ -172,7 +181,10 @@ export class KeyClient {
       const part = into.subarray(start - range.start, end - range.start);
       const number = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
       const fields = { job: BigInt(number), value: start, microBatch: end - start, step: leastVersion };
-      this.#links.get(server)?.send({ kind: FrameKind.subscribe, ...fields }).catch(() => {});
+      this.#links
+        .get(server)
+        ?.send({ kind: FrameKind.subscribe, ...fields })
+        .catch(() => {});
       return server;
     });
   }

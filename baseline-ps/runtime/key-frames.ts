@@ -136,7 +136,8 @@ function singleKeys(payload: Uint8Array, count: number, own: RangeSet): Uint32Ar
   let range = 0;
   for (const key of keys) {
     while (range < own.length && own[range]!.end <= key) range += 1;
-    if (key <= before || key < (own[range]?.start ?? Infinity)) throw wrong(`key ${key} behind ${before} of ${textOf(own)}`);
+    if (key <= before || key < (own[range]?.start ?? Infinity))
+      throw wrong(`key ${key} behind ${before} of ${textOf(own)}`);
     before = key;
   }
   return keys;

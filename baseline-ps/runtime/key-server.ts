@@ -53,7 +53,7 @@ export interface KeyServerInit {
 }
 
 const SAME_JOB = "run the same build and job on every node";
-const ALONE: Place = { epoch: 0, previous: null, next: null, nextHasState: true };
+const ALONE: Place = { epoch: 0, previous: null, next: null, hasState: true, nextHasState: true };
 const NO_PEERS: ChainPeers = {
   forward: () => {},
   tell: () => {},
@@ -83,7 +83,7 @@ export class KeyServer {
     const own = [...init.map.heads.keys()].filter((shard) => init.map.heads[shard] === init.server);
     const places = init.places ?? new Map(own.map((shard) => [shard, ALONE]));
     for (const [shard, place] of places) {
-      const hosted = this.#host(shard, true);
+      const hosted = this.#host(shard);
       init.fill?.(hosted.store, hosted.range);
       this.#handle(hosted, { kind: "place", place });
     }
@@ -157,16 +157,16 @@ export class KeyServer {
   }
 
   #hosted(shard: number): HostedShard {
-    return this.#shards.get(shard) ?? this.#host(shard, false);
+    return this.#shards.get(shard) ?? this.#host(shard);
   }
 
-  #host(index: number, hasState: boolean): HostedShard {
+  #host(index: number): HostedShard {
     const { functions, function: name, rate, keepsBefore = false, peers = NO_PEERS, timeline, map, shard } = this.#init;
     const range = map.shards[index]!;
     const memory = this.#memory;
     const own = functions.make(name, memory.kernels, rate);
     const store = new ShardStore({ range, memory, function: own, keepsBefore });
-    const hosted = new HostedShard({ index, shard: { ...shard, range }, store, hasState, peers, timeline, nowMs });
+    const hosted = new HostedShard({ index, shard: { ...shard, range }, store, peers, timeline, nowMs });
     this.#shards.set(index, hosted);
     return hosted;
   }
@@ -308,7 +308,11 @@ export class KeyServer {
   }
 }
 
-function shardInput(client: number, request: Request, range: KeyRange): Exclude<ShardInput, { kind: "decided" | "make" }> {
+function shardInput(
+  client: number,
+  request: Request,
+  range: KeyRange,
+): Exclude<ShardInput, { kind: "decided" | "make" }> {
   const { kind, timestamp, oldest, step, share, single } = request;
   const keys = [range];
   switch (kind) {

@@ -136,10 +136,18 @@ export class ShardStore {
     array.set(values, start - this.#range.start);
   }
 
+  /** Nothing that was pushed is wanted any more. */
+  reset(): void {
+    for (const { release } of this.#pushes.values()) release();
+    this.#pushes.clear();
+    for (const sum of this.#sums.values()) this.#memory.free(sum.fill(0));
+    this.#sums.clear();
+  }
+
   /** Its memory serves others from now on. */
   close(): void {
-    for (const { release } of this.#pushes.values()) release();
-    for (const array of [...this.arrays, ...this.#sums.values()]) this.#memory.free(array.fill(0));
+    this.reset();
+    for (const array of this.arrays) this.#memory.free(array.fill(0));
   }
 
   #allocate(): Float32Array {

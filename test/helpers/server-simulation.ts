@@ -49,9 +49,9 @@ class SimulatedServer {
   constructor(world: ServerSimulation, server: number, init: ShardInit) {
     this.#world = world;
     this.#server = server;
-    this.#machine = new HeldShard(init, true);
+    this.#machine = new HeldShard(init);
     // It is alone in its chain: what it decides is made at once.
-    const place = { epoch: 0, previous: null, next: null, nextHasState: true };
+    const place = { epoch: 0, previous: null, next: null, hasState: true, nextHasState: true };
     for (const output of this.#machine.handle({ kind: "place", place })) this.#do(output);
   }
 
