@@ -29,6 +29,8 @@ export type RequestsInput =
       readonly servers: readonly number[];
       readonly nowMs: number;
     }
+  /** It is not wanted any more, and nobody waits for it. */
+  | { readonly kind: "abandon"; readonly timestamp: number }
   | { readonly kind: "tick"; readonly nowMs: number };
 
 export type RequestsOutput =
@@ -81,6 +83,9 @@ export class Requests implements Machine<RequestsInput, RequestsOutput> {
         return this.#reply(input.timestamp, input.server, input.nowMs);
       case "cut":
         return this.#cut(input.timestamp, input.servers, input.nowMs);
+      case "abandon":
+        this.#open.delete(input.timestamp);
+        return [];
       case "tick":
         return this.#resend(input.nowMs);
     }

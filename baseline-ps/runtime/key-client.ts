@@ -45,8 +45,6 @@ export interface KeyClientInit {
 export interface Survival {
   /** How long a view without the server is waited for. */
   readonly limitMs: number;
-  /** Values of pushes are copied: they may be changed before all servers that must have them have them. */
-  readonly copiesPushes: boolean;
 }
 
 /** What may be said of a push or a pull. */
@@ -130,7 +128,8 @@ export class KeyClient {
    */
   push(range: KeyRange, values: Float32Array, { step, share, after }: PushOf): number {
     checkLength(range, values);
-    const kept = this.#init.survival?.copiesPushes === true ? values.slice() : values;
+    // What has left may have to leave once more.
+    const kept = this.#init.survival === undefined ? values : values.slice();
     return this.#issue(rangePush(range, kept, { step, share }), after);
   }
 
@@ -203,15 +202,22 @@ export class KeyClient {
     return this.#open.get(timestamp)?.settled.promise ?? this.#versions.get(timestamp) ?? Infinity;
   }
 
-  /** Resolves when what the request sends is not wanted any more, and its memory may be changed; rejects where a server is gone. */
+  /** Resolves when what the request sends has left, and its memory may be changed; rejects where a server is gone. */
   async sent(timestamp: number): Promise<void> {
     const open = this.#open.get(timestamp);
     if (open === undefined) return;
     if (this.#failure !== undefined) throw this.#failure;
-    // What has left may have to leave once more.
-    if (this.#init.survival?.copiesPushes === false) return void (await open.settled.promise);
     await open.issued.promise;
     await Promise.all(open.sends);
+  }
+
+  /** A pull that nobody wants any more; what it was to write to is not written to. */
+  abandon(timestamp: number): void {
+    if (this.#requests.isFinished(timestamp)) return;
+    const { settled } = defined(this.#open.get(timestamp), "the request is open");
+    this.#drive({ kind: "abandon", timestamp });
+    this.#open.delete(timestamp);
+    settled.reject(new Error("nobody wants it any more"));
   }
 
   /** Says GOODBYE to every server, and waits for theirs. */
@@ -324,13 +330,19 @@ export class KeyClient {
     if (this.#isOver(header)) return new Uint8Array(header.payloadBytes);
     const into = this.#open.get(Number(job))?.parts.get(server)?.into ?? [];
     if (shape[0] !== into.reduce((sum, { length }) => sum + length, 0)) throw unasked(server);
-    return into.length === 1 ? bytesOf(into[0]!) : new Uint8Array(header.payloadBytes);
+    return this.#isDirect(into) ? bytesOf(into[0]!) : new Uint8Array(header.payloadBytes);
+  }
+
+  /** Where a request may be given up, or its keys be another's, an answer that is on its way goes to memory of its own. */
+  #isDirect(into: readonly Float32Array[]): boolean {
+    return into.length === 1 && this.#init.survival === undefined;
   }
 
   /** An answer to what was asked of the servers of another view, or has been answered since. */
   #isOver({ view, job }: FrameHeader): boolean {
-    const { number } = this.#view;
-    return view < number || (number > 0 && Number(job) < this.#requests.next && !this.#open.has(Number(job)));
+    const timestamp = Number(job);
+    const isKnown = timestamp < this.#requests.next && !this.#open.has(timestamp);
+    return view < this.#view.number || (isKnown && this.#init.survival !== undefined);
   }
 
   /** What a process says to itself is no traffic. */
@@ -355,7 +367,7 @@ export class KeyClient {
     if (open === undefined || part === undefined || isPull !== (kind === FrameKind.pulled)) throw unasked(server);
     if (isPull) {
       open.version = Math.min(open.version, step);
-      if (part.into.length > 1) scatter(payload, part.into);
+      if (!this.#isDirect(part.into)) scatter(payload, part.into);
     }
     this.#drive({ kind: "reply", timestamp, server, nowMs: this.#init.nowMs() });
   }

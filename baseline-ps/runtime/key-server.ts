@@ -6,7 +6,6 @@
 import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link-types.ts";
 import type { Timeline } from "../../src/metrics/timeline.ts";
-import type { EngineKind } from "../../src/engine/contract.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
@@ -20,7 +19,7 @@ import type { ShardInit, ShardInput } from "../core/shard.ts";
 import { trafficOf } from "./account.ts";
 import { type ChainPeers, HostedShard, type PeerMessage, type Saying } from "./hosted-shard.ts";
 import { memoryFor, placeOf, type Request, requestOf, singlesIn, valuesFor } from "./key-frames.ts";
-import { KeyMemory } from "./key-memory.ts";
+import type { KeyMemory } from "./key-memory.ts";
 import { Session } from "./key-session.ts";
 import type { ServerFunctions } from "./server-functions.ts";
 import { ShardStore } from "./store.ts";
@@ -30,7 +29,7 @@ export interface KeyServerInit {
   readonly server: number;
   readonly map: KeyMap;
   readonly shard: Omit<ShardInit, "range">;
-  readonly engine: EngineKind;
+  readonly memory: KeyMemory;
   readonly functions: ServerFunctions;
   /** Name of the server function. */
   readonly function: string;
@@ -77,7 +76,7 @@ export class KeyServer {
 
   constructor(init: KeyServerInit) {
     this.#init = init;
-    this.#memory = new KeyMemory(init.engine);
+    this.#memory = init.memory;
     this.#view = { number: 0, map: init.map };
     this.#keys = keysOf(init.map, init.server);
     const own = [...init.map.heads.keys()].filter((shard) => init.map.heads[shard] === init.server);
@@ -93,6 +92,11 @@ export class KeyServer {
   get version(): number {
     const heads = [...this.#shards.values()].filter(({ isHead }) => isHead);
     return heads.length === 0 ? this.#init.shard.firstStep : Math.min(...heads.map(({ version }) => version));
+  }
+
+  /** Of which requests come here. */
+  get keys(): RangeSet {
+    return this.#keys;
   }
 
   get #links(): readonly Link[] {

@@ -6,6 +6,7 @@ import { rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { createLibp2pTransport, type Libp2pTransportInit } from "../../src/net/libp2p.ts";
@@ -46,7 +47,7 @@ async function serve(server: number, { encryption, servers, workers, sizes }: Gr
       ...{ ...UNBOOKED, job: `size ${size}`, server, clients: workers, peerId: transport.peerId },
       map: divideKeys(Math.max(keys, servers), servers),
       shard: { firstStep: 0, shares: workers, rules: rulesOf("async"), tau: Infinity },
-      ...{ engine: "wasm", functions: new ServerFunctions(), function: "sgd", rate: 0.01 },
+      ...{ memory: new KeyMemory("wasm"), functions: new ServerFunctions(), function: "sgd", rate: 0.01 },
       onFailure: (worker, error) => {
         if (process.connected) throw new Error(`worker ${worker}`, { cause: error });
       },

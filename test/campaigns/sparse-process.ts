@@ -15,6 +15,7 @@ import { type Consistency, rulesOf } from "../../baseline-ps/core/consistency.ts
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
@@ -70,7 +71,7 @@ async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): P
   const { peerId } = transport;
   const server = new KeyServer({
     ...{ ...UNBOOKED, job: JOB, server: index, map, shard, clients: workers, peerId, onFailure },
-    ...{ engine: "wasm-exact", functions, function: "lasso", rate },
+    ...{ memory: new KeyMemory("wasm-exact"), functions, function: "lasso", rate },
   });
   await transport.handle(keysProtocol(JOB), (stream) => void server.accept(stream).catch(fail));
   say({ kind: "listening", addresses: transport.addresses });

@@ -3,6 +3,7 @@ import { rulesOf, type Consistency } from "../../baseline-ps/core/consistency.ts
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import type { ShardStore } from "../../baseline-ps/runtime/store.ts";
@@ -56,7 +57,7 @@ export class KeyGroup implements AsyncDisposable {
       const onFailure = (client: number, error: Error): void => void failures.push({ client, error });
       const keyServer = new KeyServer({
         ...{ job: "job", server, map, shard, clients, onFailure },
-        ...{ engine: "wasm-exact", functions, function: init.function ?? "sgd", rate },
+        ...{ memory: new KeyMemory("wasm-exact"), functions, function: init.function ?? "sgd", rate },
         peerId: transports[server]!.peerId,
         ...UNBOOKED,
       });

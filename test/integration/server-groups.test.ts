@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "vitest";
 import { rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServedJobs } from "../../baseline-ps/runtime/served-jobs.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
@@ -113,7 +114,7 @@ test("whoever says one job at another's door is refused, and changes nothing the
     const shard = { firstStep: 0, shares: 1, rules: rulesOf("bsp"), tau: 0 };
     return new KeyServer({
       ...{ ...UNBOOKED, job, server: 0, map, shard, clients: 1, peerId: server.peerId },
-      ...{ engine: "wasm-exact", functions, function: "sgd", rate: 1 },
+      ...{ memory: new KeyMemory("wasm-exact"), functions, function: "sgd", rate: 1 },
       onFailure: () => {},
     });
   });
