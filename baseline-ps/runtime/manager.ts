@@ -57,6 +57,7 @@ export class Manager {
   /** Servers, data servers and scheduler that can be dialled. */
   #ready = 0;
   #isFinishing = false;
+  #isOver = false;
   /** Of a run that survives its processes. */
   #group: SurvivingGroup | undefined;
 
@@ -121,7 +122,7 @@ export class Manager {
   #lost(member: Member, how: string): void {
     const { role } = member.hello;
     const name = nameOf(role);
-    if (this.#members.get(name) !== member) return;
+    if (this.#isOver || this.#members.get(name) !== member) return;
     if (this.#group?.lost(role) !== true) {
       const gone = `${this.#rolesOf(member)} is gone (${how})`;
       const remedy = this.#group === undefined ? "see its log; start the run again" : this.#group.remedy;
@@ -198,6 +199,7 @@ export class Manager {
     const missing = [...this.#members].flatMap(([name, { report }]) => (report === undefined ? [name] : []));
     if (missing.length === 0) {
       const reports = [...this.#members].map(([name, { report }]): [string, MemberReport] => [name, report!]);
+      this.#isOver = true;
       return this.#ended.resolve(new Map(reports));
     }
     // Servers serve until nobody trains any more.

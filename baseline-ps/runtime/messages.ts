@@ -111,8 +111,9 @@ export const wordSchema = z.discriminatedUnion("kind", [
 ]);
 export type Word = z.infer<typeof wordSchema>;
 
+const trainSchema = z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count });
 const taskSchema = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count }),
+  trainSchema,
   z.strictObject({
     kind: z.literal("pause"),
     ...{ step: count, evaluates: z.boolean(), saves: z.boolean(), isLast: z.boolean() },
@@ -121,7 +122,11 @@ const taskSchema = z.discriminatedUnion("kind", [
 ]);
 
 /** From the scheduler to a worker. */
-export const givenSchema = z.strictObject({ number: count, task: taskSchema });
+export const givenSchema = z.union([
+  z.strictObject({ number: count, task: taskSchema }),
+  /** A share that it has not asked for, before all else. */
+  z.strictObject({ extra: trainSchema }),
+]);
 
 /** From a worker to the scheduler. */
 export const tellingSchema = z.discriminatedUnion("kind", [

@@ -6,7 +6,6 @@ import type { EngineKind } from "../../src/engine/contract.ts";
 import { Recorder } from "../../src/metrics/recorder.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { Timeline } from "../../src/metrics/timeline.ts";
-import { layerDigest } from "../../src/nn/digest.ts";
 import { type ModelSpec, parseModel } from "../../src/nn/spec.ts";
 import type { Lateness } from "../../src/net/shaped.ts";
 import { GOODBYE_LIMIT_MS } from "../../src/net/link.ts";
@@ -30,7 +29,7 @@ import { KeyClient } from "./key-client.ts";
 import { keysProtocol } from "./key-frames.ts";
 import { KeyMemory } from "./key-memory.ts";
 import { KeyServer } from "./key-server.ts";
-import { initialLayer, layerKeys } from "./layer-keys.ts";
+import { layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
 import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
 import { stepMsMedian } from "./ps-summary.ts";
@@ -233,7 +232,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
       },
       ...{ layers: [[0, model.layers.length]], parameters: heldParameters(model, workerHolds) },
       ...{ neighbours: isServerHere ? settings.servers - 1 : settings.servers, layerDigests: {} },
-      initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
+      initialLayerDigests: {},
     });
     member.report({ report, values: client.values, dataBytesSent: batches.bytesSent, run: null });
     await tasks.close();
@@ -287,6 +286,9 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   });
   await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
   events.onReady(tasks);
+  member.onView(({ workers: living }) => {
+    for (let worker = 0; worker < workers; worker += 1) if (!living.includes(worker)) tasks.lost(worker);
+  });
   await Promise.race([tasks.ended, member.failed]);
   recorder.finish();
   history.flush();
@@ -320,9 +322,4 @@ export function heldParameters({ layers, parameters }: ModelSpec, holds: "model"
   if (holds === "model") return parameters;
   const largest = Math.max(...layers.map(({ inputs, outputs }) => (inputs + 1) * outputs));
   return Math.min(parameters, 2 * largest);
-}
-
-function initialDigests(model: ModelSpec, seed: number): Record<string, string> {
-  const digests = model.layers.map((_, layer) => layerDigest(new Uint8Array(initialLayer(model, layer, seed).buffer)));
-  return Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
 }

@@ -60,7 +60,17 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 
 /** Of a parameter server alone. */
 const SERVER_SETTINGS: readonly SettingName[] = [
-  ...(["servers", "coLocate", "consistency", "tau", "workerHolds", "overlap", "parameters", "dataServers", "serverReplicas"] as const),
+  ...([
+    "servers",
+    "coLocate",
+    "consistency",
+    "tau",
+    "workerHolds",
+    "overlap",
+    "parameters",
+    "dataServers",
+    "serverReplicas",
+  ] as const),
 ];
 
 /** What a ring can be told. */
@@ -69,7 +79,7 @@ export const RING_SETTING_NAMES = SETTING_NAMES.filter((name) => name !== "syste
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],
-  ...["filter", "compress", "server-replicas", "localize"],
+  ...["filter", "compress", "localize"],
 ];
 
 /** `micro-batches` to `microBatches`: config files may use either. */
@@ -181,7 +191,10 @@ function checkServerReplicas({ serverReplicas, servers, parameters, coLocate, da
     dataServers > 0 ? "--data-servers" : "",
   ].filter((flag) => flag !== "");
   if (others.length === 0) return;
-  throw new UsageError(`--server-replicas with ${others.join(" and ")} is not in this version`, `leave ${others[0]} out`);
+  throw new UsageError(
+    `--server-replicas with ${others.join(" and ")} is not in this version`,
+    `leave ${others[0]} out`,
+  );
 }
 
 function checkDelivery({ parameters, consistency, workerHolds, dataServers, microBatches }: Settings): void {

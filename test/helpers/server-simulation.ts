@@ -211,6 +211,7 @@ export class ServerSimulation {
   #scheduled(output: SchedulerOutput): void {
     this.note(() => `scheduler: ${JSON.stringify(output)}`);
     if (output.kind === "committed") return this.checker.committed(output.step, output.loss);
+    if (output.kind === "extra") throw new Error("nobody is lost");
     const { worker, number, task } = output;
     this.checker.given(worker, number, task);
     this.carry(`scheduler>${worker}`, () => this.workers[worker]!.given(number, task));

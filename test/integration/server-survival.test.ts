@@ -39,4 +39,36 @@ describe("a run with copies of its shards", () => {
     });
     expect(bits(ended)).toEqual(bits(serial));
   });
+
+  test.each([
+    { dead: [1] },
+    { dead: [0] },
+    { dead: [0, 2], nodes: 4, microBatches: 4 },
+    { dead: [1], workerHolds: "range" },
+    { dead: [1], overlap: "off", validateEvery: 3, checkpointEvery: 7 },
+  ])("has the bits of one process though workers die: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
+    const { microBatches = 2, validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
+    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, microBatches, steps: STEPS, validateEvery, checkpointEvery }), scratch.folder());
+    const ended = await runServers(settingsOf(changes), scratch.folder(), {
+      onCommitted: (step, _, close) => {
+        for (const [turn, index] of dead.entries()) if (step === 5 + 8 * turn) close({ kind: "worker", index });
+      },
+    });
+    expect(bits(ended)).toEqual(bits(serial));
+  });
+
+  test.each([
+    { consistency: "bounded", tau: 2 },
+    { consistency: "ssp", tau: 2 },
+    { consistency: "async" },
+  ])("applies every share once, whoever dies: %o", { timeout: LIMIT_MS }, async (changes) => {
+    const ended = await runServers(settingsOf({ ...changes, nodes: 3, microBatches: 3 }), scratch.folder(), {
+      onCommitted: (step, _, close) => {
+        if (step === 5) close({ kind: "server", index: 1 });
+        if (step === 12) close({ kind: "worker", index: 2 });
+      },
+    });
+    expect(ended.losses).toHaveLength(STEPS);
+    expect(ended.losses.at(-1)!).toBeLessThan(ended.losses[0]!);
+  });
 });
