@@ -5,7 +5,8 @@
 import { defined } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
 import { Chain, type ChainInput, type ChainOutput, type Place, type Update } from "./chain.ts";
-import { type RequestId, Shard, type ShardInit, type ShardInput, type ShardOutput, type ShardState } from "./shard.ts";
+import { Shard } from "./shard.ts";
+import type { RequestId, ShardInit, ShardInput, ShardOutput, ShardState } from "./shard-messages.ts";
 
 /** Where an update's values are: in the step's sum, in a push that is kept, or in what came from the previous server. */
 export type UpdateValues<Received> =

@@ -4,7 +4,7 @@ import { defined } from "../../src/types/assert.ts";
 import type { ChainMessage, Update } from "../core/chain.ts";
 import { HeldShard, type HeldInput, type HeldOutput, type ShardCopy, type UpdateValues } from "../core/held-shard.ts";
 import type { KeyRange } from "../core/ranges.ts";
-import type { ShardInit, ShardOutput, ShardState } from "../core/shard.ts";
+import type { ShardInit, ShardOutput, ShardState } from "../core/shard-messages.ts";
 import type { ShardStore } from "./store.ts";
 
 type Input = HeldInput<Float32Array, readonly Float32Array[]>;

@@ -20,6 +20,7 @@ import {
   type Parts,
   rangePull,
   rangePush,
+  scatter,
   singlePull,
   singlePush,
 } from "./key-parts.ts";
@@ -370,14 +371,6 @@ export class KeyClient {
       if (!this.#isDirect(part.into)) scatter(payload, part.into);
     }
     this.#drive({ kind: "reply", timestamp, server, nowMs: this.#init.nowMs() });
-  }
-}
-
-function scatter(payload: Uint8Array, into: readonly Float32Array[]): void {
-  let place = 0;
-  for (const part of into) {
-    bytesOf(part).set(payload.subarray(place, place + part.byteLength));
-    place += part.byteLength;
   }
 }
 

@@ -72,6 +72,15 @@ export function singlePull(keys: Uint32Array, into: Float32Array, leastVersion: 
   };
 }
 
+/** Values of an answer to where they go, one behind the other. */
+export function scatter(payload: Uint8Array, into: readonly Float32Array[]): void {
+  let place = 0;
+  for (const part of into) {
+    bytesOf(part).set(payload.subarray(place, place + part.byteLength));
+    place += part.byteLength;
+  }
+}
+
 /** A message that is too long would end the link, and blame the server. @throws UsageError */
 export function checkSizes(parts: Parts): void {
   for (const [server, { payload, into }] of parts) {

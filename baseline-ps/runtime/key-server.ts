@@ -15,7 +15,7 @@ import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts"
 import type { Place } from "../core/chain.ts";
 import { type KeyMap, keysOf } from "../core/key-map.ts";
 import { intersection, type KeyRange, type RangeSet } from "../core/ranges.ts";
-import type { ShardInit, ShardInput } from "../core/shard.ts";
+import type { ShardInit, ShardInput } from "../core/shard-messages.ts";
 import { trafficOf } from "./account.ts";
 import { type ChainPeers, HostedShard, type PeerMessage, type Saying } from "./hosted-shard.ts";
 import { memoryFor, placeOf, type Request, requestOf, singlesIn, valuesFor } from "./key-frames.ts";

@@ -3,7 +3,7 @@ import type { Link } from "../../src/net/link.ts";
 import { defined } from "../../src/types/assert.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
 import { intersection, type KeyRange, sizeOf } from "../core/ranges.ts";
-import type { ShardOutput } from "../core/shard.ts";
+import type { ShardOutput } from "../core/shard-messages.ts";
 import { type Request, singlesIn } from "./key-frames.ts";
 import type { ShardStore } from "./store.ts";
 

@@ -3,7 +3,15 @@ import { BUILD } from "../../src/config/fingerprint.ts";
 import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
-import { GROUP_PROTOCOL, type MemberReport, type Order, orderSchema, type PsJob, type PsRole, type PsView } from "./messages.ts";
+import {
+  GROUP_PROTOCOL,
+  type MemberReport,
+  type Order,
+  orderSchema,
+  type PsJob,
+  type PsRole,
+  type PsView,
+} from "./messages.ts";
 import { openTalk, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
 

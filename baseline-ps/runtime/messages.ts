@@ -58,7 +58,10 @@ export const viewSchema = z.strictObject({
     .readonly(),
   workers: z.array(count).max(4096).readonly(),
   /** Servers that came after the job was given. */
-  joined: z.array(memberHelloSchema.omit({ engines: true, build: true })).max(1024).readonly(),
+  joined: z
+    .array(memberHelloSchema.omit({ engines: true, build: true }))
+    .max(1024)
+    .readonly(),
 });
 export type PsView = z.infer<typeof viewSchema>;
 

@@ -8,10 +8,16 @@ import type { Decision } from "../../src/net/link-types.ts";
 import type { ByteStream, Transport } from "../../src/net/transport.ts";
 import { ProtocolError } from "../../src/types/errors.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
-import { DataType, type FrameFields, FrameKind, type FrameHeader, LAYER_PART_BYTES_MAX } from "../../src/wire/header.ts";
+import {
+  DataType,
+  type FrameFields,
+  FrameKind,
+  type FrameHeader,
+  LAYER_PART_BYTES_MAX,
+} from "../../src/wire/header.ts";
 import type { Update } from "../core/chain.ts";
 import type { KeyRange } from "../core/ranges.ts";
-import type { ShardState } from "../core/shard.ts";
+import type { ShardState } from "../core/shard-messages.ts";
 import { trafficOf } from "./account.ts";
 import type { ChainPeers, PeerMessage } from "./hosted-shard.ts";
 import type { KeyMemory } from "./key-memory.ts";
@@ -81,7 +87,11 @@ export class ShardPeers implements ChainPeers {
     const of = { view: epoch, lap: shard };
     for (const [credits, array] of arrays.entries()) {
       for (let value = 0; value < array.length; value += PART_FLOATS) {
-        this.#sendFloats(to, { kind: FrameKind.keyCopy, ...of, credits, value }, array.slice(value, value + PART_FLOATS));
+        this.#sendFloats(
+          to,
+          { kind: FrameKind.keyCopy, ...of, credits, value },
+          array.slice(value, value + PART_FLOATS),
+        );
       }
     }
     this.#send(to, { kind: FrameKind.keyCopied, ...of, job: BigInt(updates) }, encodeMessage(state));
@@ -98,7 +108,8 @@ export class ShardPeers implements ChainPeers {
   /** Takes a stream that another server has dialled. */
   async accept(stream: ByteStream): Promise<void> {
     const link = await Link.accept(stream, ({ job, server }): Decision => {
-      if (job !== this.#init.job || typeof server !== "number") return { kind: "refuse", reason: "no server of this job" };
+      if (job !== this.#init.job || typeof server !== "number")
+        return { kind: "refuse", reason: "no server of this job" };
       return { kind: "accept", answer: {}, receiver: this.#receiver(server) };
     });
     if (link !== undefined) this.#all.push(link);
@@ -149,7 +160,8 @@ export class ShardPeers implements ChainPeers {
     const { shards, memory } = this.#init;
     const shard = shards[lap];
     const isUpdate = kind === FrameKind.keyUpdate;
-    if (shard === undefined || dtype !== DataType.float32 || (!isUpdate && kind !== FrameKind.keyCopy)) throw unasked(from);
+    if (shard === undefined || dtype !== DataType.float32 || (!isUpdate && kind !== FrameKind.keyCopy))
+      throw unasked(from);
     const start = isUpdate ? value - shard.start : value;
     if (!Number.isInteger(start) || start < 0 || start + shape[0]! > shard.end - shard.start) throw unasked(from);
     return isUpdate ? memory.place(payloadBytes) : new Uint8Array(payloadBytes);

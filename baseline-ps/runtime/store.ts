@@ -7,7 +7,7 @@ import { assert, defined } from "../../src/types/assert.ts";
 import type { Update } from "../core/chain.ts";
 import type { UpdateValues } from "../core/held-shard.ts";
 import { type KeyRange, placeOf, type RangeSet } from "../core/ranges.ts";
-import type { RequestId, ShardOutput } from "../core/shard.ts";
+import type { RequestId, ShardOutput } from "../core/shard-messages.ts";
 import type { KeyBlock, ServerFunction } from "./server-functions.ts";
 import type { KeyMemory } from "./key-memory.ts";
 

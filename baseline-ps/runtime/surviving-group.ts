@@ -82,7 +82,11 @@ export class SurvivingGroup {
 
   #tell(): void {
     this.#number += 1;
-    const chains = this.#placement.chains.map(({ epoch, servers, isCopying }) => ({ epoch, servers: [...servers], isCopying }));
+    const chains = this.#placement.chains.map(({ epoch, servers, isCopying }) => ({
+      epoch,
+      servers: [...servers],
+      isCopying,
+    }));
     this.#events.tellAll({ kind: "view", view: { number: this.#number, chains, workers: this.#workers, joined: [] } });
   }
 }

@@ -90,7 +90,9 @@ export class PsWorker {
     const { settings, overlaps, consistency } = this.#init;
     if (settings.parameters === "broadcast") return new AnnouncedParameters(this.#init);
     const mayLag = overlaps && consistency.tau > 0 && !this.#isPooled;
-    return mayLag ? new LaggingParameters(this.#init) : new LayerParameters(this.#init, this.#places, consistency.kind === "bsp");
+    return mayLag
+      ? new LaggingParameters(this.#init)
+      : new LayerParameters(this.#init, this.#places, consistency.kind === "bsp");
   }
 
   /** To the end of the run. */

@@ -4,7 +4,7 @@ import type { HeldShard, UpdateValues } from "../../baseline-ps/core/held-shard.
 import type { KeyMap } from "../../baseline-ps/core/key-map.ts";
 import type { ShardChain } from "../../baseline-ps/core/placement.ts";
 import { intersection, type KeyRange, type RangeSet } from "../../baseline-ps/core/ranges.ts";
-import type { RequestId } from "../../baseline-ps/core/shard.ts";
+import type { RequestId } from "../../baseline-ps/core/shard-messages.ts";
 import type { ChainScenario } from "./chain-simulation.ts";
 
 /** Of one key: shares that are in it, in their order. */

@@ -2,16 +2,16 @@
  * @file Servers of keys that die, stand still, join and leave, in virtual time: the machines of shards, chains, placement and requests over links that
  * keep their order and lose what a dead process had not sent. Values are lists of shares. After every event `ChainChecker` looks at all of it.
  */
-import { type Consistency, leastVersion, rulesOf } from "../../baseline-ps/core/consistency.ts";
+import { type Consistency, rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { type HeldInput, type HeldOutput, HeldShard } from "../../baseline-ps/core/held-shard.ts";
-import { divideKeys, type KeyMap, keysOf, piecesOf } from "../../baseline-ps/core/key-map.ts";
+import { divideKeys, type KeyMap, keysOf } from "../../baseline-ps/core/key-map.ts";
 import { Placement, placeIn, type PlacementInput, type ShardChain } from "../../baseline-ps/core/placement.ts";
-import { intersection, type KeyRange, type RangeSet } from "../../baseline-ps/core/ranges.ts";
-import { Requests, type RequestsInput } from "../../baseline-ps/core/requests.ts";
-import type { ShardInput } from "../../baseline-ps/core/shard.ts";
+import { intersection, type KeyRange } from "../../baseline-ps/core/ranges.ts";
+import type { ShardInput } from "../../baseline-ps/core/shard-messages.ts";
 import { EventQueue } from "../../src/sim/event-queue.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { type ByKey, ChainChecker, type Shares, SimulatedStore } from "./chain-checker.ts";
+import { Process, type Work, Worker } from "./chain-simulation-worker.ts";
 
 export interface ChainScenario {
   readonly seed: number;
@@ -32,8 +32,8 @@ export interface ChainScenario {
 type Copied = readonly Shares[];
 type Input = HeldInput<ByKey, Copied>;
 type Output = HeldOutput<ByKey, Copied>;
-type Asked = Extract<ShardInput, { kind: "push" | "pull" }>;
-interface View {
+export type Asked = Extract<ShardInput, { kind: "push" | "pull" }>;
+export interface View {
   readonly number: number;
   readonly map: KeyMap;
   readonly chains: readonly ShardChain[];
@@ -41,12 +41,6 @@ interface View {
 
 const DETECTED_MS = 40;
 const EVENTS_MAX = 400_000;
-
-/** One process: what comes to it while it stands still waits. */
-class Process {
-  isAlive = true;
-  pausedUntilMs = 0;
-}
 
 class Server extends Process {
   readonly shards = new Map<number, { readonly held: HeldShard<ByKey, Copied>; readonly store: SimulatedStore }>();
@@ -166,145 +160,6 @@ class Server extends Process {
       case "done":
       case "announce":
         return;
-    }
-  }
-}
-
-interface Work {
-  readonly step: number;
-  readonly share: number;
-}
-
-class Worker extends Process {
-  readonly number: number;
-  readonly #world: ChainSimulation;
-  readonly #requests = new Requests({ resendMs: Infinity, openMax: 64 });
-  readonly #what = new Map<
-    number,
-    {
-      readonly range: KeyRange;
-      readonly asked: (keys: RangeSet) => Omit<Asked, "timestamp" | "oldest">;
-      readonly finished: () => void;
-    }
-  >();
-  #view: View | undefined;
-  readonly queue: Work[] = [];
-  #current: Work | undefined;
-
-  constructor(world: ChainSimulation, number: number) {
-    super();
-    this.#world = world;
-    this.number = number;
-  }
-
-  adopt(view: View): void {
-    this.#view = view;
-    for (const [timestamp, { range }] of this.#what) {
-      const servers = piecesOf(view.map, range).map(({ server }) => server);
-      this.#drive({ kind: "cut", timestamp, servers, nowMs: 0 });
-    }
-    this.work();
-  }
-
-  work(): void {
-    if (!this.isAlive || this.#current !== undefined || this.#view === undefined) return;
-    const work = this.queue.shift();
-    this.#current = work;
-    if (work !== undefined) this.#pull(work);
-  }
-
-  /** What waits for parameters gives way to a share without which they never come. */
-  inherit(works: readonly Work[]): void {
-    this.queue.push(...works);
-    if (this.#current !== undefined && this.#isWaiting) this.queue.push({ ...this.#current });
-    if (this.#isWaiting) this.#current = undefined;
-    this.queue.sort((a, b) => a.step - b.step || a.share - b.share);
-    this.work();
-  }
-
-  #isWaiting = false;
-
-  #pull(work: Work): void {
-    this.#isWaiting = true;
-    const { checker, scenario, layers } = this.#world;
-    const least = leastVersion(scenario.consistency, work.step);
-    let missing = layers.length;
-    for (const range of layers) {
-      const atLeast = checker.acknowledgedOf(range);
-      this.#issue(
-        range,
-        (keys) => ({ kind: "pull", client: this.number, leastVersion: least, keys }),
-        (version, shares) => checker.read(work.step, version!, shares, atLeast),
-        () => {
-          missing -= 1;
-          if (missing > 0 || this.#current !== work) return;
-          this.#isWaiting = false;
-          this.#world.later(this, this.#world.random.nextFloat() * 20, () => this.#push(work));
-        },
-      );
-    }
-  }
-
-  #push(work: Work): void {
-    const { checker, layers } = this.#world;
-    let missing = layers.length;
-    for (const range of layers.toReversed()) {
-      const timestamp = this.#requests.next;
-      checker.pushes(this.number, timestamp, { ...work, keys: [range] });
-      this.#issue(
-        range,
-        (keys) => ({ kind: "push", client: this.number, ...work, keys }),
-        () => {},
-        () => {
-          missing -= 1;
-          if (missing > 0) return;
-          this.#world.done(work);
-        },
-      );
-    }
-    this.#current = undefined;
-    this.work();
-  }
-
-  readonly #heard = new Map<number, (version: number | undefined, shares: readonly Shares[]) => void>();
-
-  #issue(
-    range: KeyRange,
-    asked: (
-      keys: RangeSet,
-    ) =>
-      | Omit<Extract<Asked, { kind: "pull" }>, "timestamp" | "oldest">
-      | Omit<Extract<Asked, { kind: "push" }>, "timestamp" | "oldest">,
-    heard: (version: number | undefined, shares: readonly Shares[]) => void,
-    finished: () => void,
-  ): void {
-    const timestamp = this.#requests.next;
-    this.#what.set(timestamp, { range, asked, finished });
-    this.#heard.set(timestamp, heard);
-    const servers = piecesOf(this.#view!.map, range).map(({ server }) => server);
-    this.#drive({ kind: "issue", servers, after: [], nowMs: 0 });
-  }
-
-  #drive(input: RequestsInput): void {
-    for (const output of this.#requests.handle(input)) {
-      const what = this.#what.get(output.timestamp)!;
-      if (output.kind === "finished") {
-        this.#what.delete(output.timestamp);
-        what.finished();
-        continue;
-      }
-      const { number, map } = this.#view!;
-      const { timestamp, oldest, server } = output;
-      const { keys } = piecesOf(map, what.range).find((piece) => piece.server === server)!;
-      const asked = { ...what.asked(keys), timestamp, oldest } as Asked;
-      const to = this.#world.servers[server]!;
-      const answer = (version: number | undefined, shares: readonly Shares[]): void =>
-        this.#world.carry(to, this, () => {
-          if (this.#view!.number !== number || !this.#what.has(timestamp)) return;
-          this.#heard.get(timestamp)!(version, shares);
-          this.#drive({ kind: "reply", timestamp, server, nowMs: 0 });
-        });
-      this.#world.carry(this, to, () => to.ofView(number, () => to.ask(asked, answer)));
     }
   }
 }

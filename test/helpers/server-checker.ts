@@ -4,7 +4,8 @@
  */
 import type { KeyRange, RangeSet } from "../../baseline-ps/core/ranges.ts";
 import type { Task } from "../../baseline-ps/core/scheduler.ts";
-import type { RequestId, Shard, ShardInput, ShardOutput } from "../../baseline-ps/core/shard.ts";
+import type { Shard } from "../../baseline-ps/core/shard.ts";
+import type { RequestId, ShardInput, ShardOutput } from "../../baseline-ps/core/shard-messages.ts";
 import type { ServerScenario } from "./server-simulation.ts";
 import { lossOf } from "./server-simulation-worker.ts";
 

@@ -8,7 +8,7 @@ import type { KeyRange } from "../../baseline-ps/core/ranges.ts";
 import { Requests } from "../../baseline-ps/core/requests.ts";
 import { Scheduler, type SchedulerInput, type SchedulerOutput } from "../../baseline-ps/core/scheduler.ts";
 import { type HeldOutput, HeldShard } from "../../baseline-ps/core/held-shard.ts";
-import type { ShardInit } from "../../baseline-ps/core/shard.ts";
+import type { ShardInit } from "../../baseline-ps/core/shard-messages.ts";
 import { EventQueue } from "../../src/sim/event-queue.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { type ClientRequest, ServerChecker } from "./server-checker.ts";

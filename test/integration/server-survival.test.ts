@@ -18,7 +18,16 @@ describe("a run with copies of its shards", () => {
     { serverReplicas: 1, optimizer: "adam", workerHolds: "range" },
     { serverReplicas: 2, overlap: "off" },
   ])("has the bits of one process while nobody dies: %o", { timeout: LIMIT_MS }, async (changes) => {
-    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, microBatches: 2, steps: STEPS, ...(changes.optimizer && { optimizer: changes.optimizer }) }), scratch.folder());
+    const serial = await runSerial(
+      tinySettings({
+        system: "serial",
+        nodes: 1,
+        microBatches: 2,
+        steps: STEPS,
+        ...(changes.optimizer && { optimizer: changes.optimizer }),
+      }),
+      scratch.folder(),
+    );
     const ended = await runServers(settingsOf(changes), scratch.folder());
     expect(bits(ended)).toEqual(bits(serial));
   });
@@ -27,11 +36,26 @@ describe("a run with copies of its shards", () => {
     { dead: [[5, 1]] },
     { dead: [[5, 0]], optimizer: "adam" },
     { dead: [[5, 2]], serverReplicas: 2, servers: 4 },
-    { dead: [[5, 0], [20, 1]], servers: 4 },
+    {
+      dead: [
+        [5, 0],
+        [20, 1],
+      ],
+      servers: 4,
+    },
     { dead: [[5, 1]], workerHolds: "range" },
     { dead: [[5, 1]], overlap: "off" },
   ])("has the bits of one process though servers die: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
-    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, microBatches: 2, steps: STEPS, ...(changes.optimizer && { optimizer: changes.optimizer }) }), scratch.folder());
+    const serial = await runSerial(
+      tinySettings({
+        system: "serial",
+        nodes: 1,
+        microBatches: 2,
+        steps: STEPS,
+        ...(changes.optimizer && { optimizer: changes.optimizer }),
+      }),
+      scratch.folder(),
+    );
     const ended = await runServers(settingsOf(changes), scratch.folder(), {
       onCommitted: (step, _, close) => {
         for (const [at, index] of dead) if (step === at) close({ kind: "server", index: index! });
@@ -48,7 +72,10 @@ describe("a run with copies of its shards", () => {
     { dead: [1], overlap: "off", validateEvery: 3, checkpointEvery: 7 },
   ])("has the bits of one process though workers die: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
     const { microBatches = 2, validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
-    const serial = await runSerial(tinySettings({ system: "serial", nodes: 1, microBatches, steps: STEPS, validateEvery, checkpointEvery }), scratch.folder());
+    const serial = await runSerial(
+      tinySettings({ system: "serial", nodes: 1, microBatches, steps: STEPS, validateEvery, checkpointEvery }),
+      scratch.folder(),
+    );
     const ended = await runServers(settingsOf(changes), scratch.folder(), {
       onCommitted: (step, _, close) => {
         for (const [turn, index] of dead.entries()) if (step === 5 + 8 * turn) close({ kind: "worker", index });
@@ -57,18 +84,18 @@ describe("a run with copies of its shards", () => {
     expect(bits(ended)).toEqual(bits(serial));
   });
 
-  test.each([
-    { consistency: "bounded", tau: 2 },
-    { consistency: "ssp", tau: 2 },
-    { consistency: "async" },
-  ])("applies every share once, whoever dies: %o", { timeout: LIMIT_MS }, async (changes) => {
-    const ended = await runServers(settingsOf({ ...changes, nodes: 3, microBatches: 3 }), scratch.folder(), {
-      onCommitted: (step, _, close) => {
-        if (step === 5) close({ kind: "server", index: 1 });
-        if (step === 12) close({ kind: "worker", index: 2 });
-      },
-    });
-    expect(ended.losses).toHaveLength(STEPS);
-    expect(ended.losses.at(-1)!).toBeLessThan(ended.losses[0]!);
-  });
+  test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
+    "applies every share once, whoever dies: %o",
+    { timeout: LIMIT_MS },
+    async (changes) => {
+      const ended = await runServers(settingsOf({ ...changes, nodes: 3, microBatches: 3 }), scratch.folder(), {
+        onCommitted: (step, _, close) => {
+          if (step === 5) close({ kind: "server", index: 1 });
+          if (step === 12) close({ kind: "worker", index: 2 });
+        },
+      });
+      expect(ended.losses).toHaveLength(STEPS);
+      expect(ended.losses.at(-1)!).toBeLessThan(ended.losses[0]!);
+    },
+  );
 });
