@@ -78,7 +78,7 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
   #made = 0;
   /** Updates that are held and not made, in order: the first has the number `#made`. */
   #open: Open<Values>[] = [];
-  /** The next one has all before this number. */
+  /** The next one has all before this number; never more than are made, but for a moment, so that it holds for whoever is the next. */
   #nextHas = 0;
   /** From epochs that this server has not been told of yet. */
   #early: ChainMessage<Values, Copy>[] = [];
@@ -131,7 +131,6 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
   #move(place: Place): ChainOutput<Values, Copy>[] {
     if (place.epoch <= this.#place.epoch) return [];
     const { next: to, epoch } = place;
-    if (to !== this.#place.next) this.#nextHas = 0;
     const isFirst = this.#place === NOWHERE;
     this.#place = place;
     const outputs = isFirst || place.hasState ? this.#make() : this.#reset();
@@ -149,7 +148,7 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
   #reset(): ChainOutput<Values, Copy>[] {
     const dropped = this.#open.map(({ values }) => values);
     this.#hasState = false;
-    this.#made = 0;
+    this.#made = this.#nextHas = 0;
     this.#open = [];
     return [{ kind: "reset", dropped }];
   }

@@ -153,7 +153,7 @@ test("mistakes are told before any process starts", async () => {
     ["-n 9", /--micro-batches 8 for 9 workers/],
     ["-n 2 --worker-holds range", /--worker-holds range with 8 micro-batches for 2 workers/],
     ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
-    ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
+    ["--memory-limit 181MiB", /a server with 335114 parameters needs 187MiB/],
     ["--servers-of run-a", /no running job is "run-a"/],
     ["--servers-of run-a --servers 2", /--servers with --servers-of: that run has as many as it has/],
     ["--data-servers -1", /--data-servers "-1": a whole number from 0/],
