@@ -190,6 +190,9 @@ describe("frames", () => {
     ...{ push: TENSOR_BYTES_MAX, pushSparse: TENSOR_BYTES_MAX, pull: 0, pullSparse: TENSOR_BYTES_MAX },
     ...{ subscribe: 0, pushed: 0, pulled: TENSOR_BYTES_MAX, announced: TENSOR_BYTES_MAX },
     ...{ batchWanted: 0, batch: TENSOR_BYTES_MAX },
+    ...{ pullOwned: TENSOR_BYTES_MAX, pushOwned: TENSOR_BYTES_MAX, localize: TENSOR_BYTES_MAX },
+    ...{ relocate: TENSOR_BYTES_MAX, handOver: TENSOR_BYTES_MAX, ownedPulled: TENSOR_BYTES_MAX },
+    ...{ ownedPushed: 0, barrier: 0 },
   };
 
   test("the limits are as documented, and each number is of one kind", () => {
