@@ -9,14 +9,16 @@
 import { setImmediate } from "node:timers/promises";
 import type { KeyRange } from "../core/ranges.ts";
 import type { KeyNode } from "../localize/key-node.ts";
-import { columnKey, drawRow, type Entry, initialFactor, type MatrixTask } from "./matrix-entries.ts";
+import { CopiedKeys } from "./copied-keys.ts";
+import { columnKey, drawRow, type Entry, factorKeys, initialFactor, type MatrixTask } from "./matrix-entries.ts";
 import { blockOf } from "./sparse-samples.ts";
 
 /**
- * `home`: keys stay where they are at first, as in a classic parameter server. `localize`: rows come to their worker at the start, a block of columns when its
- * step begins. `ahead`: a block of columns comes one step ahead.
+ * `home`: keys stay where they are at first, as in a classic parameter server, and each use is a message. `copies`: they stay there too; rows are pulled at
+ * the start and pushed at the end, a block of columns in each step. `localize`: rows come to their worker at the start, a block of columns when its step
+ * begins. `ahead`: a block of columns comes one step ahead.
  */
-export type Placement = "home" | "localize" | "ahead";
+export type Placement = "home" | "copies" | "localize" | "ahead";
 
 export interface FactorisationInit {
   /** With `rank` values a key, and a node for each worker. */
@@ -50,20 +52,25 @@ const ENTRIES_IN_A_ROW = 256;
 export async function factorise(init: FactorisationInit): Promise<void> {
   const { node, task, workers, epochs, onEpoch } = init;
   const blocks = entriesByBlock(init);
-  await begin(init);
+  const columns = (step: number): KeyRange => keysOf(task, workers, blockInStep(init, step));
+  const copies = init.placement === "copies" ? new CopiedKeys(node, factorKeys(task), task.rank) : undefined;
+  await begin(init, copies);
   for (let epoch = 0; epoch < epochs; epoch += 1) {
     const before = { ...node.accesses };
     let [squaredErrors, lateSteps] = [0, 0];
     for (let step = 0; step < 2 * workers; step += 1) {
-      const block = blockInStep(init, step);
-      if (await come(init, block)) lateSteps += 1;
-      if (init.placement === "ahead") node.localize(keysOf(task, workers, blockInStep(init, step + 1)));
-      squaredErrors = await descend(init, blocks[block]!, squaredErrors);
+      await copies?.fetch(columns(step));
+      if (await come(init, columns(step))) lateSteps += 1;
+      if (init.placement === "ahead") node.localize(columns(step + 1));
+      squaredErrors = await descend(init, copies, blocks[blockInStep(init, step)]!, squaredErrors);
+      copies?.giveBack(columns(step));
       await node.barrier();
     }
     const { local, remote } = node.accesses;
     onEpoch({ squaredErrors, local: local - before.local, remote: remote - before.remote, lateSteps });
   }
+  copies?.giveBack(rowsOf(init));
+  await node.barrier();
 }
 
 export const blockInStep = ({ worker, workers }: { readonly worker: number; readonly workers: number }, step: number) =>
@@ -72,6 +79,11 @@ export const blockInStep = ({ worker, workers }: { readonly worker: number; read
 function keysOf(task: MatrixTask, workers: number, block: number): KeyRange {
   const { from, to } = blockOf(task.columns, 2 * workers, block);
   return { start: columnKey(task, from), end: columnKey(task, to) };
+}
+
+function rowsOf({ task, worker, workers }: Pick<FactorisationInit, "task" | "worker" | "workers">): KeyRange {
+  const { from, to } = blockOf(task.rows, workers, worker);
+  return { start: from, end: to };
 }
 
 /** The worker's entries by block of columns, each by row and then by column. */
@@ -88,23 +100,26 @@ export function entriesByBlock({
   });
 }
 
-/** Gives its rows and its first two blocks of columns their initial factors. Its rows then stay here (data clustering), unless all keys stay at home. */
-async function begin({ node, task, worker, workers, placement }: FactorisationInit): Promise<void> {
-  const { from, to } = blockOf(task.rows, workers, worker);
-  const rows = { start: from, end: to };
+/** Gives its rows and its first two blocks of columns their initial factors. Its rows then come here for good (data clustering), unless keys stay at home. */
+async function begin(init: FactorisationInit, copies: CopiedKeys | undefined): Promise<void> {
+  const { node, task, worker, workers, placement } = init;
+  const rows = rowsOf(init);
   for (const range of [rows, keysOf(task, workers, 2 * worker), keysOf(task, workers, 2 * worker + 1)]) {
     const { start, end } = range;
     const factors = Array.from({ length: end - start }, (_, place) => [...initialFactor(task, start + place)]).flat();
     node.push(range, Float32Array.from(factors));
   }
-  if (placement !== "home") node.localize(rows);
+  if (isLocalized(placement)) node.localize(rows);
   await node.barrier();
+  await copies?.fetch(rows);
 }
 
-/** Until the block's columns may be used; whether that took a wait. */
-async function come({ node, task, workers, placement }: FactorisationInit, block: number): Promise<boolean> {
-  if (placement === "home") return false;
-  const request = node.localize(keysOf(task, workers, block));
+const isLocalized = (placement: Placement): boolean => placement === "localize" || placement === "ahead";
+
+/** Until a step's columns may be used; whether that took a wait. */
+async function come({ node, placement }: FactorisationInit, columns: KeyRange): Promise<boolean> {
+  if (!isLocalized(placement)) return false;
+  const request = node.localize(columns);
   if (node.isFinished(request)) return false;
   await node.wait(request);
   return true;
@@ -113,6 +128,7 @@ async function come({ node, task, workers, placement }: FactorisationInit, block
 /** One pass over the entries of a block. @returns `squaredErrors` and those of the entries */
 async function descend(
   { node, task, rate, decay }: FactorisationInit,
+  copies: CopiedKeys | undefined,
   entries: readonly Entry[],
   squaredErrors: number,
 ): Promise<number> {
@@ -121,8 +137,10 @@ async function descend(
   let sum = squaredErrors;
   for (const [place, { row, column, value }] of entries.entries()) {
     const keys = [row, columnKey(task, column)];
-    const request = node.pull(keys, factors);
-    if (!node.isFinished(request)) await node.wait(request);
+    if (copies === undefined) {
+      const request = node.pull(keys, factors);
+      if (!node.isFinished(request)) await node.wait(request);
+    } else copies.read(keys, factors);
     let error = value;
     for (let index = 0; index < rank; index += 1) error -= factors[index]! * factors[rank + index]!;
     for (let index = 0; index < rank; index += 1) {
@@ -131,7 +149,8 @@ async function descend(
       changes[rank + index] = rate * (error * ofRow - decay * ofColumn);
     }
     // The next pull of these keys sees it, wherever they are: a node's operations on a key keep their order.
-    node.push(keys, changes);
+    if (copies === undefined) node.push(keys, changes);
+    else copies.add(keys, changes);
     sum += error * error;
     if (place % ENTRIES_IN_A_ROW === ENTRIES_IN_A_ROW - 1) await setImmediate();
   }

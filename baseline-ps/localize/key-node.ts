@@ -43,7 +43,7 @@ export class KeyNode {
   #mesh: Mesh | undefined;
   #next = 0;
   #failure: Error | undefined;
-  /** Keys in pushes and pulls: those that were here all at once, and those of requests that had to wait. */
+  /** Keys in pushes and pulls: those that were here, and those that were not. */
   readonly accesses = { local: 0, remote: 0 };
 
   private constructor(init: KeyNodeInit) {
@@ -203,7 +203,11 @@ export class KeyNode {
     const request = this.#next;
     this.#next = (request + 1) % REQUESTS;
     const keys = listOf(named);
-    if (operation !== "localize") this.accesses.remote += keys.length;
+    if (operation !== "localize") {
+      const here = keys.filter((key) => this.#store.has(key)).length;
+      this.accesses.local += here;
+      this.accesses.remote += keys.length - here;
+    }
     const settled = Promise.withResolvers<void>();
     // Told to whoever waits; nobody has to.
     settled.promise.catch(() => {});

@@ -5,6 +5,7 @@ import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
 import { consistency } from "./consistency.ts";
 import { explore } from "./explorer.ts";
+import { localize } from "./localize.ts";
 import { overlap } from "./overlap.ts";
 import { psBits } from "./ps-bits.ts";
 import { recovery } from "./recovery.ts";
@@ -22,6 +23,7 @@ const RUNS = {
   chaos: () => runCampaign(chaos, ids),
   consistency: () => runCampaign(consistency, ids),
   explorer: explore,
+  localize,
   overlap: () => runCampaign(overlap, ids),
   "ps-bits": () => runCampaign(psBits, ids),
   recovery: () => runSeeds(recovery),
