@@ -1,5 +1,6 @@
 /** @file `npm run campaign -- <name> [cell…]`: long proofs, resumable, their results in `results/campaigns/`. */
 import { RingTmpError, UsageError } from "../../src/types/errors.ts";
+import { allocation } from "./allocation.ts";
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
@@ -19,6 +20,7 @@ import { sparse } from "./sparse.ts";
 
 const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
+  allocation: () => runSeeds(allocation),
   balance: () => runCampaign(balance, ids),
   chaos: () => runCampaign(chaos, ids),
   consistency: () => runCampaign(consistency, ids),

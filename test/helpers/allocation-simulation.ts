@@ -88,7 +88,7 @@ export class AllocationSimulation {
   readonly inFlight = new Set<{ readonly from: number; readonly to: number; readonly message: Message<Pushes> }>();
   readonly history: KeyOperation[] = [];
   readonly checker: AllocationChecker;
-  readonly counts = { events: 0, messages: 0, keptOperations: 0, passedOn: 0 };
+  readonly counts = { events: 0, messages: 0, operationsDuringRelocation: 0, relocationsDuringRelocation: 0 };
   readonly #workers: readonly SimulatedWorker[];
   readonly #queue = new EventQueue();
   readonly #events: (() => void)[] = [];
@@ -219,6 +219,6 @@ export class AllocationSimulation {
     const { kind } = message;
     if (kind !== "pull" && kind !== "push" && kind !== "relocate") return;
     const awaited = message.keys.filter((key) => this.machines[to]!.waiting(key).length > 0).length;
-    this.counts[kind === "relocate" ? "passedOn" : "keptOperations"] += awaited;
+    this.counts[kind === "relocate" ? "relocationsDuringRelocation" : "operationsDuringRelocation"] += awaited;
   }
 }

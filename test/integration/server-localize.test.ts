@@ -44,14 +44,17 @@ describe.each(Object.entries(TRANSPORTS))("over %s", (_, create) => {
     await using group = await KeyNodes.start({ create, nodes: 2, keys: 1, length: 1 });
     const [, node] = group.nodes as readonly [KeyNode, KeyNode];
     const [before, after] = [new Float32Array(1), new Float32Array(1)];
+    const pushed = Float32Array.of(2);
     const requests = [
       node.push([0], Float32Array.of(1)),
       node.localize([0]),
       node.pull([0], before),
-      node.push([0], Float32Array.of(2)),
+      node.push([0], pushed),
       node.localize([0]),
       node.pull([0], after),
     ];
+    // What was pushed is the caller's again.
+    pushed.fill(7);
     expect(requests.filter((request) => node.isFinished(request))).toEqual([]);
     await soon(node.waitForAll(), "all");
     expect([before[0], after[0], node.has(0)]).toEqual([1, 3, true]);
