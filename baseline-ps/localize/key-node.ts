@@ -64,7 +64,7 @@ export class KeyNode {
     self.#mesh = await Mesh.listen({
       ...{ protocol: `/ringtmp/data/localize/1/${job}`, node, nodes, hello: { job, nodes, keys, length }, transport },
       destination: (header) => memoryFor(header, init),
-      hear: (_, frame) => self.#hear(frame),
+      hear: (frame) => self.#hear(frame),
       onFailure: (error) => self.#fail(error),
     });
     return self;

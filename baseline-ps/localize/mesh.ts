@@ -23,7 +23,7 @@ export interface MeshInit {
   readonly transport: Transport;
   /** Memory for a payload. Throws ProtocolError for what is not expected. */
   readonly destination: (header: FrameHeader) => Uint8Array;
-  readonly hear: (from: number, frame: Frame) => void;
+  readonly hear: (frame: Frame) => void;
   /** A node is gone, or what it said could not be handled. Once. */
   readonly onFailure: (error: Error) => void;
 }
@@ -105,7 +105,7 @@ export class Mesh {
   async #dial(addresses: readonly string[], other: number): Promise<void> {
     const { transport, protocol, hello, node } = this.#init;
     const stream = await transport.dial(addresses, protocol);
-    const { link } = await Link.open(stream, { ...hello, node }, this.#receiver(other));
+    const { link } = await Link.open(stream, { ...hello, node }, this.#receiver());
     this.#keep(other, link);
   }
 
@@ -126,14 +126,14 @@ export class Mesh {
     if (this.#known.has(other)) return { kind: "refuse", reason: `node ${other} is here already` };
     this.#known.add(other);
     accepted(other);
-    return { kind: "accept", answer: {}, receiver: this.#receiver(other) };
+    return { kind: "accept", answer: {}, receiver: this.#receiver() };
   }
 
-  #receiver(from: number): Receiver {
+  #receiver(): Receiver {
     const { destination, hear } = this.#init;
     return {
       destination,
-      handle: (frame) => (frame.header.kind === FrameKind.barrier ? this.#heardBarrier() : hear(from, frame)),
+      handle: (frame) => (frame.header.kind === FrameKind.barrier ? this.#heardBarrier() : hear(frame)),
     };
   }
 

@@ -2,9 +2,13 @@
 import { once } from "node:events";
 import { type EpochRecord, factorise, type Placement } from "../../baseline-ps/applications/matrix-factorisation.ts";
 import { factorKeys, type MatrixTask } from "../../baseline-ps/applications/matrix-entries.ts";
+import type { KeySpace } from "../../baseline-ps/localize/frames.ts";
 import { KeyNode } from "../../baseline-ps/localize/key-node.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
+import { RandomStream } from "../../src/types/random.ts";
+import { lastState, recordHistory } from "../helpers/history-worker.ts";
+import { type KeyOperation, valuesFor } from "../helpers/key-history.ts";
 import type { Failed } from "./reporting-process.ts";
 
 export interface LocalizeRun {
@@ -16,10 +20,20 @@ export interface LocalizeRun {
   readonly placement: Placement;
 }
 
-export interface LocalizeRole {
-  readonly worker: number;
-  readonly run: LocalizeRun;
+/** Rounds of pulls, pushes and localizes at random, each on a few keys of its own. */
+export interface HistoryRun {
+  readonly seed: number;
+  readonly nodes: number;
+  readonly workersPerNode: number;
+  readonly rounds: number;
+  readonly keysPerRound: number;
+  /** Of each worker in a round. */
+  readonly pushes: number;
 }
+
+export type LocalizeRole =
+  | { readonly kind: "train"; readonly node: number; readonly run: LocalizeRun }
+  | { readonly kind: "record"; readonly node: number; readonly run: HistoryRun };
 
 /** When the epoch was over, and what this node had sent until then. */
 export interface MeasuredEpoch extends EpochRecord {
@@ -28,28 +42,39 @@ export interface MeasuredEpoch extends EpochRecord {
   readonly messagesSent: number;
 }
 
-/** In this order. */
+/** First where it listens, then what its role came to. */
 export type LocalizeReport =
   | { readonly kind: "listening"; readonly addresses: readonly string[] }
   | {
       readonly kind: "trained";
       readonly epochs: readonly MeasuredEpoch[];
-      /** `[keys, rank]`, of worker 0. */
+      /** `[keys, rank]`, of node 0. */
       readonly factors: readonly number[];
+    }
+  | {
+      readonly kind: "recorded";
+      readonly history: readonly KeyOperation[];
+      /** What is there in the end, of node 0. */
+      readonly last: readonly KeyOperation[];
+      readonly accesses: KeyNode["accesses"];
     };
 
 const say = (report: LocalizeReport | Failed): void => void process.send!(report);
 
-async function work({ worker, run }: LocalizeRole): Promise<void> {
-  const { task, workers } = run;
-  const keys = factorKeys(task);
+async function meet(node: number, space: KeySpace): Promise<KeyNode> {
   const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"] });
-  const space = { nodes: workers, keys, length: task.rank };
-  const node = await KeyNode.listen({ job: "localize", node: worker, transport, ...space });
+  const self = await KeyNode.listen({ job: "localize", node, transport, ...space });
   const heard = once(process, "message");
   say({ kind: "listening", addresses: transport.addresses });
   const [addresses] = (await heard) as [readonly (readonly string[])[]];
-  await node.meet(addresses);
+  await self.meet(addresses);
+  return self;
+}
+
+async function train({ node: worker, run }: Extract<LocalizeRole, { kind: "train" }>): Promise<void> {
+  const { task, workers } = run;
+  const keys = factorKeys(task);
+  const node = await meet(worker, { nodes: workers, keys, length: task.rank });
   const epochs: MeasuredEpoch[] = [];
   const onEpoch = (record: EpochRecord): void => {
     const { bytesSent, messagesSent } = node.counters;
@@ -62,12 +87,32 @@ async function work({ worker, run }: LocalizeRole): Promise<void> {
   say({ kind: "trained", epochs, factors: [...factors] });
 }
 
+async function record({ node: number, run }: Extract<LocalizeRole, { kind: "record" }>): Promise<void> {
+  const { seed, nodes, workersPerNode, rounds, keysPerRound, pushes } = run;
+  const all = nodes * workersPerNode;
+  const length = valuesFor(all * pushes);
+  const node = await meet(number, { nodes, keys: rounds * keysPerRound, length });
+  const own = Array.from({ length: workersPerNode }, (_, place) => number + place * nodes);
+  const [history, last]: KeyOperation[][] = [[], []];
+  for (let round = 0; round < rounds; round += 1) {
+    const keys = Array.from({ length: keysPerRound }, (_, place) => round * keysPerRound + place);
+    const recording = own.map((worker) =>
+      recordHistory(node, new RandomStream(seed, 1_004, worker, round), { worker, keys, length, pushes }),
+    );
+    history!.push(...(await Promise.all(recording)).flat());
+    await node.barrier();
+    if (number === 0) last!.push(...(await lastState(node, { worker: all, keys, length })));
+  }
+  await node.close();
+  say({ kind: "recorded", history: history!, last: last!, accesses: node.accesses });
+}
+
 process.on("disconnect", () => process.exit());
 // Ctrl-C reaches all processes of a terminal: the parent says when this one ends.
 process.on("SIGINT", () => {});
 const [role] = (await once(process, "message")) as [LocalizeRole];
 try {
-  await work(role);
+  await (role.kind === "train" ? train(role) : record(role));
 } catch (error) {
   say({ kind: "failed", message: (error as Error).message });
 }

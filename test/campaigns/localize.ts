@@ -10,13 +10,16 @@ import { factorKeys } from "../../baseline-ps/applications/matrix-entries.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { plainFactorisation, type PlainFactorisation } from "../helpers/plain-factorisation.ts";
 import { ROOT, table } from "./campaign.ts";
-import type { LocalizeReport, LocalizeRole, LocalizeRun, MeasuredEpoch } from "./localize-process.ts";
-import { type Start, withProcesses } from "./reporting-process.ts";
+import { lostPushes } from "../helpers/history-worker.ts";
+import { inconsistencies } from "../helpers/key-history.ts";
+import type { HistoryRun, LocalizeReport, LocalizeRole, LocalizeRun, MeasuredEpoch } from "./localize-process.ts";
+import { withProcesses } from "./reporting-process.ts";
 
 const PROCESS = new URL("localize-process.ts", import.meta.url);
 const RUN_LIMIT_MS = 10 * 60_000;
 const TASK = { seed: 1, rows: 2_000, columns: 400, rank: 8, draws: 40 };
 const RUN: Omit<LocalizeRun, "placement"> = { task: TASK, workers: 4, epochs: 10, rate: 0.1, decay: 0.01 };
+const HISTORY: HistoryRun = { seed: 1, nodes: 4, workersPerNode: 2, rounds: 50, keysPerRound: 3, pushes: 15 };
 /** With keys at home an epoch takes as long as a thousand others. */
 const HOME_EPOCHS = 3;
 const PLACEMENTS: Readonly<Record<Placement, string>> = {
@@ -39,30 +42,37 @@ export async function localize(): Promise<void> {
   for (const placement of Object.keys(PLACEMENTS) as Placement[]) {
     process.stderr.write(`${outcomes.length + 1} of ${Object.keys(PLACEMENTS).length}: ${PLACEMENTS[placement]}\n`);
     const run = { ...RUN, placement, epochs: placement === "home" ? HOME_EPOCHS : RUN.epochs };
-    const outcome = await withProcesses<LocalizeRole, LocalizeReport, Outcome>(PROCESS, RUN_LIMIT_MS, (start, signal) =>
-      conduct(run, start, signal),
-    );
-    outcomes.push([placement, outcome]);
+    const roles = Array.from({ length: run.workers }, (_, node) => ({ kind: "train" as const, node, run }));
+    const trained = await runNodes(roles, "trained");
+    outcomes.push([placement, { epochs: trained.map(({ epochs }) => epochs), factors: trained[0]!.factors }]);
   }
+  const roles = Array.from({ length: HISTORY.nodes }, (_, node) => ({ kind: "record" as const, node, run: HISTORY }));
+  const recorded = await runNodes(roles, "recorded");
   const folder = join(ROOT, "results", "campaigns", "localize");
   mkdirSync(folder, { recursive: true });
-  const text = report(one, outcomes);
+  const text = report(one, outcomes, recorded);
   writeFileSync(join(folder, "README.md"), text);
   process.stdout.write(text);
 }
 
-async function conduct(
-  run: LocalizeRun,
-  start: Start<LocalizeRole, LocalizeReport>,
-  signal: AbortSignal,
-): Promise<Outcome> {
-  const nodes = Array.from({ length: run.workers }, (_, worker) => start(`node ${worker}`, { worker, run }));
-  const listening = await Promise.all(nodes.map((node) => node.next("listening", signal)));
-  const training = nodes.map((node) => node.next("trained", signal));
-  for (const node of nodes) node.tell(listening.map(({ addresses }) => addresses));
-  const trained = await Promise.all(training);
-  return { epochs: trained.map(({ epochs }) => epochs), factors: trained[0]!.factors };
-}
+type ReportOf<Kind> = Extract<LocalizeReport, { kind: Kind }>;
+
+/** A process for each role; their last reports. */
+const runNodes = <Kind extends LocalizeReport["kind"]>(
+  roles: readonly LocalizeRole[],
+  kind: Kind,
+): Promise<readonly ReportOf<Kind>[]> =>
+  withProcesses<LocalizeRole, LocalizeReport, readonly ReportOf<Kind>[]>(
+    PROCESS,
+    RUN_LIMIT_MS,
+    async (start, signal) => {
+      const nodes = roles.map((role) => start(`node ${role.node}`, role));
+      const listening = await Promise.all(nodes.map((node) => node.next("listening", signal)));
+      const done = nodes.map((node) => node.next(kind, signal));
+      for (const node of nodes) node.tell(listening.map(({ addresses }) => addresses));
+      return Promise.all(done);
+    },
+  );
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((total, each) => total + each, 0);
 const grouped = (value: number): string => Math.round(value).toLocaleString("en-US");
@@ -92,7 +102,11 @@ function perEpoch({ epochs }: Outcome, what: "bytesSent" | "messagesSent"): numb
 const meanSquare = (squaredErrors: readonly number[], { entries }: PlainFactorisation): number =>
   sum(squaredErrors) / entries;
 
-function report(one: PlainFactorisation, outcomes: readonly (readonly [Placement, Outcome])[]): string {
+function report(
+  one: PlainFactorisation,
+  outcomes: readonly (readonly [Placement, Outcome])[],
+  recorded: readonly ReportOf<"recorded">[],
+): string {
   const { workers, epochs, rate, decay } = RUN;
   const { rows, columns, rank, draws, seed } = TASK;
   return [
@@ -112,7 +126,8 @@ function report(one: PlainFactorisation, outcomes: readonly (readonly [Placement
       .filter(([placement]) => placement !== "home")
       .map(([placement, { factors }]) => `${placement} ${greatestDifference(factors, one.factors)}`)
       .join(", "),
-    ".\n",
+    ".\n\n## Histories\n\n",
+    historyText(recorded),
   ].join("");
 }
 
@@ -149,4 +164,19 @@ function errorTable(one: PlainFactorisation, outcomes: readonly (readonly [Place
 function greatestDifference(factors: readonly number[], others: Float32Array): string {
   const greatest = factors.reduce((most, factor, place) => Math.max(most, Math.abs(factor - others[place]!)), 0);
   return greatest === 0 ? "0" : greatest.toExponential(1);
+}
+
+function historyText(recorded: readonly ReportOf<"recorded">[]): string {
+  const { nodes, workersPerNode, rounds, keysPerRound, seed } = HISTORY;
+  const history = recorded.flatMap((each) => each.history);
+  const last = recorded.flatMap((each) => each.last);
+  const found = inconsistencies([...history, ...last]);
+  const [local, remote] = (["local", "remote"] as const).map((where) =>
+    sum(recorded.map((each) => each.accesses[where])),
+  );
+  return [
+    `${nodes} processes with ${workersPerNode} workers each pull, push and localize at random, half of the time without waiting; ${rounds} rounds, each on ${keysPerRound} keys of its own, seed ${seed}. `,
+    `${grouped(history.length)} pulls and pushes, ${grouped(local!)} accesses local and ${grouped(remote!)} not: `,
+    `${lostPushes(history, last)} pushes lost, and ${found.length === 0 ? "every history is sequentially consistent for its key" : found.join("; ")}.\n`,
+  ].join("");
 }

@@ -79,6 +79,9 @@ const nameOf = (operation: KeyOperation): string =>
 const DIGITS = 12;
 const BASE = 4;
 
+/** How many values a key needs for so many pushes. */
+export const valuesFor = (pushes: number): number => Math.ceil(pushes / DIGITS);
+
 /** What push `id` adds to a key of so many values: ids below `length * 12`. */
 export function addendOf(id: number, length: number): Float32Array {
   const values = new Float32Array(length);

@@ -1,6 +1,5 @@
 /** @file Dynamically allocated keys over real links: values and locations, recorded histories, and what is refused. */
 import { randomInt } from "node:crypto";
-import { setImmediate } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { decode, encodeKeys, memoryFor } from "../../baseline-ps/localize/frames.ts";
 import { KeyNode } from "../../baseline-ps/localize/key-node.ts";
@@ -10,7 +9,8 @@ import type { Transport } from "../../src/net/transport.ts";
 import { ProtocolError, UsageError } from "../../src/types/errors.ts";
 import { RandomStream } from "../../src/types/random.ts";
 import { DataType, frameFields, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
-import { addendOf, inconsistencies, type KeyOperation, seenIn } from "../helpers/key-history.ts";
+import { lastState, lostPushes, recordHistory } from "../helpers/history-worker.ts";
+import { inconsistencies } from "../helpers/key-history.ts";
 import { KeyNodes } from "../helpers/key-nodes.ts";
 import { soon } from "../helpers/memory-ring.ts";
 
@@ -64,60 +64,16 @@ describe.each(Object.entries(TRANSPORTS))("over %s", (_, create) => {
     const [nodes, keys, length] = [4, 3, 8];
     await using group = await KeyNodes.start({ create, nodes, keys, length });
     const workers = group.nodes.flatMap((node, place) => [place, place + nodes].map((worker) => ({ node, worker })));
-    const records = await soon(
-      Promise.all(workers.map(({ node, worker }) => work(node, worker, seed, { keys, length }))),
-      `seed ${seed}`,
+    const task = { keys: Array.from({ length: keys }, (__, key) => key), length, pushes: 11 };
+    const recording = workers.map(({ node, worker }) =>
+      recordHistory(node, new RandomStream(seed, 1_003, worker), { ...task, worker }),
     );
-    const last = await group.values(keys, length);
-    const end = Array.from({ length: keys }, (__, key): KeyOperation => {
-      return {
-        kind: "pull",
-        worker: workers.length,
-        key,
-        seen: seenIn(last.subarray(key * length, (key + 1) * length)),
-      };
-    });
-    expect(inconsistencies([...records.flat(), ...end]), `seed ${seed}`).toEqual([]);
-    // The last state has every push.
-    const pushes = records.flat().filter(({ kind }) => kind === "push");
-    const seen = end.flatMap((operation) => (operation.kind === "pull" ? operation.seen : []));
-    expect(seen.length, `seed ${seed}`).toBe(pushes.length);
+    const history = (await soon(Promise.all(recording), `seed ${seed}`)).flat();
+    const last = await lastState(group.nodes[0]!, { ...task, worker: workers.length });
+    expect(inconsistencies([...history, ...last]), `seed ${seed}`).toEqual([]);
+    expect(lostPushes(history, last), `seed ${seed}`).toBe(0);
   });
 });
-
-const PUSHES = 11;
-
-/** Operations on single keys at random, half of them synchronous; returns the worker's part of the history. */
-async function work(
-  node: KeyNode,
-  worker: number,
-  seed: number,
-  { keys, length }: { readonly keys: number; readonly length: number },
-): Promise<readonly KeyOperation[]> {
-  const random = new RandomStream(seed, 1_003, worker);
-  const pulls: { readonly key: number; readonly into: Float32Array; readonly place: number }[] = [];
-  const history: KeyOperation[] = [];
-  for (let pushes = 0; pushes < PUSHES;) {
-    const key = random.nextBelow(keys);
-    const what = random.nextBelow(4);
-    let request: number;
-    if (what === 0) request = node.localize([key]);
-    else if (what === 1) {
-      const id = worker * PUSHES + pushes++;
-      request = node.push([key], addendOf(id, length));
-      history.push({ kind: "push", worker, key, id });
-    } else {
-      const into = new Float32Array(length);
-      request = node.pull([key], into);
-      pulls.push({ key, into, place: history.push({ kind: "pull", worker, key, seen: [] }) - 1 });
-    }
-    if (random.nextBelow(2) === 0) await node.wait(request);
-    if (random.nextBelow(4) === 0) await setImmediate();
-  }
-  await node.waitForAll();
-  for (const { key, into, place } of pulls) history[place] = { kind: "pull", worker, key, seen: seenIn(into) };
-  return history;
-}
 
 describe("refuses", () => {
   test("keys that are not, naming those that are, before anything is sent", async () => {
