@@ -76,9 +76,9 @@ async function train({ node: worker, run }: Extract<LocalizeRole, { kind: "train
   const keys = factorKeys(task);
   const node = await meet(worker, { nodes: workers, keys, length: task.rank });
   const epochs: MeasuredEpoch[] = [];
-  const onEpoch = (record: EpochRecord): void => {
+  const onEpoch = (epoch: EpochRecord): void => {
     const { bytesSent, messagesSent } = node.counters;
-    epochs.push({ ...record, endMs: nowMs(), bytesSent, messagesSent });
+    epochs.push({ ...epoch, endMs: nowMs(), bytesSent, messagesSent });
   };
   await factorise({ ...run, node, worker, onEpoch });
   const factors = new Float32Array(worker === 0 ? keys * task.rank : 0);

@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { decode, encodeKeys, memoryFor } from "../../baseline-ps/localize/frames.ts";
 import { KeyNode } from "../../baseline-ps/localize/key-node.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
+import { Link } from "../../src/net/link.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { ProtocolError, UsageError } from "../../src/types/errors.ts";
@@ -72,6 +73,14 @@ describe.each(Object.entries(TRANSPORTS))("over %s", (_, create) => {
     const last = await lastState(group.nodes[0]!, { ...task, worker: workers.length });
     expect(inconsistencies([...history, ...last]), `seed ${seed}`).toEqual([]);
     expect(lostPushes(history, last), `seed ${seed}`).toBe(0);
+  });
+
+  test("a node that is gone ends every wait, by its name", async () => {
+    await using group = await KeyNodes.start({ create, nodes: 3, keys: 3, length: 1 });
+    const node = group.nodes[0]!;
+    await group.transports[2]!.close();
+    await expect(soon(node.wait(node.pull([2], new Float32Array(1))), "the end")).rejects.toThrow("node 2 is gone");
+    await expect(soon(node.barrier(), "the end")).rejects.toThrow("node 2 is gone");
   });
 });
 
@@ -147,10 +156,25 @@ describe("refuses", () => {
   });
 });
 
-test("a node that is gone ends every wait, by its name", async () => {
-  await using group = await KeyNodes.start({ create: memory, nodes: 3, keys: 3, length: 1 });
-  const node = group.nodes[0]!;
-  await group.transports[2]!.close();
-  await expect(soon(node.wait(node.pull([2], new Float32Array(1))), "the end")).rejects.toThrow("node 2 is gone");
-  await expect(soon(node.barrier(), "the end")).rejects.toThrow("node 2 is gone");
+test.each([
+  ["a relocate of a key that is not there", { kind: FrameKind.relocate, lap: 1 }, [1], "a relocate of key 1"],
+  ["a key that nobody has asked for", { kind: FrameKind.handOver }, [0], "key 0 unasked"],
+  ["an answer to no request", { kind: FrameKind.ownedPulled, view: 5 }, [1], "request 5, which does not lack it"],
+  ["an operation for another home", { kind: FrameKind.pullOwned, lap: 1 }, [1], "neither here nor at home here"],
+  ["a localize at another home", { kind: FrameKind.localize, lap: 1 }, [1], "not at home here"],
+])("%s ends the conversation, and every wait", async (_, fields, keys, what) => {
+  const [transport, other] = [await memory(), await memory()];
+  const space = { nodes: 2, keys: 2, length: 1 };
+  const node = await KeyNode.listen({ job: "job", node: 0, transport, ...space });
+  const meeting = node.meet([transport.addresses, other.addresses]);
+  const stream = await other.dial(transport.addresses, "/ringtmp/data/localize/1/job");
+  const receiver = { destination: () => new Uint8Array(4), handle: () => {} };
+  const { link } = await Link.open(stream, { job: "job", node: 1, ...space }, receiver);
+  void link.send({ kind: FrameKind.barrier });
+  await soon(meeting, "the meeting");
+  const pulled = node.pull([1], new Float32Array(1));
+  const hasValues = fields.kind === FrameKind.handOver || fields.kind === FrameKind.ownedPulled;
+  void link.send(fields, encodeKeys(keys, 1, hasValues ? (): void => {} : undefined));
+  await expect(soon(node.wait(pulled), "the end")).rejects.toThrow(new RegExp(`node 1 is gone \\(refused: .*${what}`));
+  await Promise.all([transport.close(), other.close()]);
 });
