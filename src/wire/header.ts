@@ -78,6 +78,21 @@ export const FrameKind = {
   batchWanted: 40,
   /** Features as float32 [rows, features], and behind them labels as int32 [rows]. */
   batch: 41,
+  // Between nodes with dynamically allocated keys. The payload: keys as uint32, ascending; behind them, where there are values, those of each key as
+  // float32. `view` is the origin's request; `lap` is the origin, or the node that is to be the owner.
+  pullOwned: 48,
+  /** With what is added. */
+  pushOwned: 49,
+  localize: 50,
+  relocate: 51,
+  /** With the values. */
+  handOver: 52,
+  /** With the values. */
+  ownedPulled: 53,
+  /** `microBatch` is the number of keys. No payload. */
+  ownedPushed: 54,
+  /** To node 0, and from it when all have said so. No payload. */
+  barrier: 55,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -132,6 +147,14 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.keyCopied, CONTROL_BYTES_MAX],
   [FrameKind.batchWanted, 0],
   [FrameKind.batch, TENSOR_BYTES_MAX],
+  [FrameKind.pullOwned, TENSOR_BYTES_MAX],
+  [FrameKind.pushOwned, TENSOR_BYTES_MAX],
+  [FrameKind.localize, TENSOR_BYTES_MAX],
+  [FrameKind.relocate, TENSOR_BYTES_MAX],
+  [FrameKind.handOver, TENSOR_BYTES_MAX],
+  [FrameKind.ownedPulled, TENSOR_BYTES_MAX],
+  [FrameKind.ownedPushed, 0],
+  [FrameKind.barrier, 0],
 ]);
 
 /** What a sender says about a frame. */

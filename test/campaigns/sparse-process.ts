@@ -21,6 +21,7 @@ import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { UNBOOKED } from "../helpers/unbooked.ts";
+import type { Failed } from "./reporting-process.ts";
 
 export interface SparseRun {
   readonly task: SparseTask;
@@ -42,7 +43,7 @@ export type SparseRole =
       readonly servers: readonly (readonly string[])[];
     };
 
-/** What a process says, in this order: a server the first two, a worker the third; the last instead of any. */
+/** What a process says, in this order: a server the first two, a worker the third. */
 export type SparseReport =
   | { readonly kind: "listening"; readonly addresses: readonly string[] }
   | { readonly kind: "served"; readonly weights: readonly WeightsRecord[] }
@@ -51,12 +52,11 @@ export type SparseReport =
       readonly samples: number;
       readonly keys: number;
       readonly records: readonly StepRecord[];
-    }
-  | { readonly kind: "failed"; readonly message: string };
+    };
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
 const JOB = "sparse";
-const say = (report: SparseReport): void => void process.send!(report);
+const say = (report: SparseReport | Failed): void => void process.send!(report);
 const fail = (error: unknown): void => say({ kind: "failed", message: (error as Error).message });
 
 async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): Promise<void> {
