@@ -10,6 +10,8 @@ export interface ShardInit {
   /** Pushes that together make a step, for each key. */
   readonly shares: number;
   readonly rules: Rules;
+  /** Whether parameters are kept as they were before their newest update: pulls are answered with the version that they ask for. */
+  readonly keepsBefore: boolean;
   /** Steps beyond a key's version of which pushes are taken, less one; sums of so many steps are held. */
   readonly tau: number;
 }

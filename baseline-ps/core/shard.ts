@@ -310,7 +310,7 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
 
   /** Where updates are made in lockstep, a share that is computed once more is computed with the parameters of its step, though some keys have the next. */
   #asOf({ keys, leastVersion }: Pull, version: number): { readonly before: RangeSet; readonly version: number } {
-    if (this.#init.rules.order !== "shares") return { before: [], version };
+    if (!this.#init.keepsBefore) return { before: [], version };
     return { before: this.#versions.at(leastVersion + 1, keys), version: Math.min(version, leastVersion) };
   }
 

@@ -28,7 +28,7 @@ export interface KeyServerInit {
   readonly job: string;
   readonly server: number;
   readonly map: KeyMap;
-  readonly shard: Omit<ShardInit, "range">;
+  readonly shard: Omit<ShardInit, "range" | "keepsBefore">;
   readonly memory: KeyMemory;
   readonly functions: ServerFunctions;
   /** Name of the server function. */
@@ -170,7 +170,7 @@ export class KeyServer {
     const memory = this.#memory;
     const own = functions.make(name, memory.kernels, rate);
     const store = new ShardStore({ range, memory, function: own, keepsBefore });
-    const hosted = new HostedShard({ index, shard: { ...shard, range }, store, peers, timeline, nowMs });
+    const hosted = new HostedShard({ index, shard: { ...shard, range, keepsBefore }, store, peers, timeline, nowMs });
     this.#shards.set(index, hosted);
     return hosted;
   }

@@ -196,7 +196,8 @@ export class ChainSimulation {
     const { keys, servers, shardsEach, workers, replicas, consistency } = scenario;
     const rules = rulesOf(consistency.kind);
     this.map = divideKeys(keys, servers, shardsEach);
-    this.shardInit = { firstStep: 0, shares: workers, rules, tau: consistency.tau };
+    const keepsBefore = rules.order === "shares";
+    this.shardInit = { firstStep: 0, shares: workers, rules, tau: consistency.tau, keepsBefore };
     const half = 1 + this.random.nextBelow(keys - 1);
     this.layers = [
       { start: 0, end: half },

@@ -133,7 +133,14 @@ export class ServerSimulation {
     this.checker = new ServerChecker(scenario);
     this.#servers = this.map.shards.map(
       (range, server) =>
-        new SimulatedServer(this, server, { range, firstStep: 0, shares: workers, rules, tau: consistency.tau }),
+        new SimulatedServer(this, server, {
+          range,
+          firstStep: 0,
+          shares: workers,
+          rules,
+          tau: consistency.tau,
+          keepsBefore: false,
+        }),
     );
     const { evaluateEvery, saveEvery, stopAtLoss } = scenario;
     this.#scheduler = new Scheduler({

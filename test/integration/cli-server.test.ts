@@ -167,7 +167,7 @@ test("mistakes are told before any process starts", async () => {
       /--parameters broadcast with --consistency ssp: a new version could come/,
     ],
     ["--parameters broadcast --micro-batches 4 --worker-holds range", /has no room for layers/],
-    ["--server-replicas 1", /--server-replicas: not in this version/],
+    ["--server-replicas 1", /--server-replicas 1 of 1 server: each copy/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);
   for (const [index, { code, stdout, stderr }] of (await cli.runEach(lines)).entries()) {
