@@ -55,6 +55,7 @@ describe("each rule finds what breaks it", () => {
     ["pure core imports", "ring/core/x.ts", `import { a } from "../runtime/node.ts";`],
     ["pure core imports", "ring/core/x.ts", `import { a } from "../../src/engine/memory.ts";`],
     ["pure core imports", "baseline-ps/core/x.ts", `import { z } from "zod";`],
+    ["pure core imports", "baseline-ps/localize/core/x.ts", `import { a } from "../node.ts";`],
     ["pure core has no", "ring/core/x.ts", `export async function a() {}`],
     ["pure core has no", "ring/core/x.ts", `const a = Math.random();`],
     ["pure core has no", "ring/core/x.ts", `const a = new Date(5);`],

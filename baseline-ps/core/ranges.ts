@@ -40,8 +40,14 @@ function combine(a: RangeSet, b: RangeSet, keep: (inA: boolean, inB: boolean) =>
 export class Levels {
   #parts: readonly (KeyRange & { readonly level: number })[];
 
-  constructor(range: KeyRange, level = 0) {
-    this.#parts = [{ ...range, level }];
+  /** @param parts the range, cut where levels differ */
+  constructor(parts: readonly (KeyRange & { readonly level: number })[]) {
+    this.#parts = parts;
+  }
+
+  /** The whole range, cut where levels differ. */
+  get all(): readonly (KeyRange & { readonly level: number })[] {
+    return this.#parts;
   }
 
   /** The smallest of these keys, which must be keys of the range. */

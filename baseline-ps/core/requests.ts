@@ -22,6 +22,15 @@ export type RequestsInput =
       readonly nowMs: number;
     }
   | { readonly kind: "reply"; readonly timestamp: number; readonly server: number; readonly nowMs: number }
+  /** The keys of an open request lie elsewhere now: what was answered of it is asked once more. */
+  | {
+      readonly kind: "cut";
+      readonly timestamp: number;
+      readonly servers: readonly number[];
+      readonly nowMs: number;
+    }
+  /** It is not wanted any more, and nobody waits for it. */
+  | { readonly kind: "abandon"; readonly timestamp: number }
   | { readonly kind: "tick"; readonly nowMs: number };
 
 export type RequestsOutput =
@@ -33,7 +42,7 @@ interface Open {
   /** Requests that it waits for. */
   readonly after: Set<number>;
   /** Servers that have not answered. */
-  readonly servers: Set<number>;
+  servers: Set<number>;
   /** Undefined until it was sent. */
   sentMs: number | undefined;
 }
@@ -72,6 +81,11 @@ export class Requests implements Machine<RequestsInput, RequestsOutput> {
         return this.#issue(input.servers, input.after, input.nowMs);
       case "reply":
         return this.#reply(input.timestamp, input.server, input.nowMs);
+      case "cut":
+        return this.#cut(input.timestamp, input.servers, input.nowMs);
+      case "abandon":
+        this.#open.delete(input.timestamp);
+        return [];
       case "tick":
         return this.#resend(input.nowMs);
     }
@@ -113,6 +127,13 @@ export class Requests implements Machine<RequestsInput, RequestsOutput> {
       }
     }
     return outputs;
+  }
+
+  #cut(timestamp: number, servers: readonly number[], nowMs: number): RequestsOutput[] {
+    const open = this.#open.get(timestamp);
+    if (open === undefined) return [];
+    open.servers = new Set(servers);
+    return open.sentMs === undefined ? [] : this.#send(timestamp, open, nowMs);
   }
 
   #resend(nowMs: number): RequestsOutput[] {

@@ -55,15 +55,18 @@ export type SchedulerInput =
   /** The pause that was given as the task of this number is over. */
   | { readonly kind: "pauseDone"; readonly number: number }
   /** The user ends the run. */
-  | { readonly kind: "stop" };
+  | { readonly kind: "stop" }
+  /** The worker is gone: others compute what it was given and has not done, and its part of what follows. */
+  | { readonly kind: "lost"; readonly worker: number };
 
 export type SchedulerOutput =
   | { readonly kind: "give"; readonly worker: number; readonly number: number; readonly task: Task }
+  /** A share that nobody computes any more, before all else: others may wait for it, the worker itself among them. It asks for nothing then. */
+  | { readonly kind: "extra"; readonly worker: number; readonly task: Train }
   /** In order. */
   | { readonly kind: "committed"; readonly step: number; readonly loss: number };
 
-/** Who does what a pause is for. */
-const PAUSE_WORKER = 0;
+type Train = Extract<Task, { kind: "train" }>;
 
 interface OpenStep {
   readonly losses: (readonly number[] | undefined)[];
@@ -82,7 +85,11 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   readonly #asking = new Map<number, number>();
   /** The newest task of each worker. */
   readonly #given = new Map<number, { readonly number: number; readonly task: Task }>();
-  /** Next step of each worker, where shares are fixed. */
+  /** Who has not died, in order. */
+  #alive: readonly number[];
+  /** Shares that are given and not done, by name: who computes them. */
+  readonly #computed = new Map<string, { readonly worker: number; readonly task: Train }>();
+  /** Next step of each share, where they are fixed. */
   readonly #clocks: number[];
   /** The next share that nobody has, where they are free. */
   #free: { readonly step: number; readonly share: number };
@@ -91,13 +98,14 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   #end: number;
   /** Steps before the newest pause that is over. */
   #pausedAt: number;
-  #pause: Extract<Task, { kind: "pause" }> | undefined;
+  #pause: { readonly worker: number; readonly task: Extract<Task, { kind: "pause" }> } | undefined;
   #hasEnded = false;
 
   constructor(init: SchedulerInit) {
     assert(init.microBatches >= init.workers, "every share has a micro-batch");
     this.#init = init;
-    this.#clocks = Array.from({ length: init.workers }, () => init.firstStep);
+    this.#alive = Array.from({ length: init.workers }, (_, worker) => worker);
+    this.#clocks = this.#alive.map(() => init.firstStep);
     this.#free = { step: init.firstStep, share: 0 };
     this.#committed = this.#pausedAt = init.firstStep;
     this.#end = init.steps;
@@ -117,6 +125,7 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
         this.#lossKnown(input.step);
         break;
       case "done":
+        this.#computed.delete(nameOf(input));
         this.#told(input.step, ({ done }) => (done[input.share] = true));
         break;
       case "pauseDone":
@@ -125,11 +134,32 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
       case "stop":
         this.#end = Math.min(this.#end, this.#begun);
         break;
+      case "lost":
+        return [...this.#lost(input.worker), ...this.#give()];
     }
     return [...this.#commit(), ...this.#give()];
   }
 
+  #lost(worker: number): SchedulerOutput[] {
+    this.#alive = this.#alive.filter((each) => each !== worker);
+    this.#asking.delete(worker);
+    if (this.#pause?.worker === worker) this.#pause = undefined;
+    if (this.#alive.length === 0) return [];
+    const own = [...this.#computed.values()].filter((computed) => computed.worker === worker);
+    return own.map(({ task }) => {
+      const heir = this.#ownerOf(task.share);
+      this.#computed.set(nameOf(task), { worker: heir, task });
+      return { kind: "extra", worker: heir, task };
+    });
+  }
+
+  /** Each worker has its own share; one that is gone leaves it to the others, evenly. */
+  #ownerOf(share: number): number {
+    return this.#alive.includes(share) ? share : this.#alive[share % this.#alive.length]!;
+  }
+
   #ask(worker: number, number: number): SchedulerOutput[] {
+    if (!this.#alive.includes(worker)) return [];
     const given = this.#given.get(worker);
     if (number === given?.number) return [{ kind: "give", worker, ...given }];
     if (number === (given?.number ?? -1) + 1) this.#asking.set(worker, number);
@@ -198,13 +228,21 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
     if (this.#hasEnded) return { kind: "end" };
     const { assignment, workers, microBatches } = this.#init;
     const isFixed = assignment === "fixed";
-    const step = isFixed ? this.#clocks[worker]! : this.#free.step;
+    const { step, share } = isFixed ? this.#ownNext(worker) : this.#free;
     if (step >= this.#end || !this.#mayBegin(step)) return undefined;
-    const share = isFixed ? worker : this.#free.share;
-    if (isFixed) this.#clocks[worker] = step + 1;
+    if (isFixed) this.#clocks[share] = step + 1;
     else this.#free = share + 1 < workers ? { step, share: share + 1 } : { step: step + 1, share: 0 };
     const [from, to] = shareOf(microBatches, workers, share);
-    return { kind: "train", step, share, from, to };
+    const task: Task = { kind: "train", step, share, from, to };
+    this.#computed.set(nameOf(task), { worker, task });
+    return task;
+  }
+
+  /** The earliest step of the shares that are this worker's. */
+  #ownNext(worker: number): { readonly step: number; readonly share: number } {
+    const own = [...this.#clocks.keys()].filter((share) => this.#ownerOf(share) === worker);
+    const share = own.reduce((first, each) => (this.#clocks[each]! < this.#clocks[first]! ? each : first));
+    return { step: this.#clocks[share]!, share };
   }
 
   /** All that was given is committed, and something is to be done before more is given. */
@@ -219,18 +257,20 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   }
 
   #pauseFor(worker: number): Task | undefined {
-    if (this.#pause !== undefined || worker !== PAUSE_WORKER) return undefined;
+    if (this.#pause !== undefined || worker !== this.#alive[0]) return undefined;
     const { evaluateEvery, saveEvery } = this.#init;
     const step = this.#committed;
     const isLast = step >= this.#end;
     const evaluates = isLast || isDue(step, evaluateEvery);
-    return (this.#pause = { kind: "pause", step, evaluates, saves: isLast || isDue(step, saveEvery), isLast });
+    const task = { kind: "pause", step, evaluates, saves: isLast || isDue(step, saveEvery), isLast } as const;
+    this.#pause = { worker, task };
+    return task;
   }
 
   #pauseDone(number: number): void {
-    if (this.#pause === undefined || this.#given.get(PAUSE_WORKER)?.number !== number) return;
-    this.#pausedAt = this.#pause.step;
-    this.#hasEnded = this.#pause.isLast;
+    if (this.#pause === undefined || this.#given.get(this.#pause.worker)?.number !== number) return;
+    this.#pausedAt = this.#pause.task.step;
+    this.#hasEnded = this.#pause.task.isLast;
     this.#pause = undefined;
   }
 
@@ -240,6 +280,10 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
     const { stopAtLoss, firstStep } = this.#init;
     return stopAtLoss === null || step === firstStep || step <= this.#committed || this.#lossOf(step - 1) !== undefined;
   }
+}
+
+function nameOf({ step, share }: { readonly step: number; readonly share: number }): string {
+  return `${step} ${share}`;
 }
 
 function isDue(step: number, interval: number): boolean {

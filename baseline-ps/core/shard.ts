@@ -1,81 +1,16 @@
 /**
- * @file One server's shard: which pushes it takes, when they are added and applied, which pulls must wait. It holds no values: its user does what
+ * @file A shard of the keys: which pushes it takes, when they are added and applied, which pulls must wait. It holds no values: its user does what
  * it says, in its order. The version of a key is how many whole steps have been applied to it; every step is brought by `shares` pushes for each
- * key. A push is acknowledged when it is applied, that is when every later pull sees it.
+ * key, and for each key a share of a step counts once, whoever pushes it, however often. So versions, and shares of steps that are not whole, by
+ * range, are the clocks by which a push that comes again is known (Li 2014, section 4.1: range vector clocks), also by another server that holds
+ * the shard. An update is decided first and made later, when the user says so: in between it can be brought to other servers. A push is
+ * acknowledged when all is made that it is in, that is when every later pull sees it.
  */
 import { assert } from "../../src/types/assert.ts";
 import type { Machine } from "../../src/types/machine.ts";
-import type { Rules } from "./consistency.ts";
-import { difference, intersection, isCovered, isSet, type KeyRange, Levels, type RangeSet, union } from "./ranges.ts";
-
-export interface ShardInit {
-  readonly range: KeyRange;
-  /** With which the run begins: the version of every key until then. */
-  readonly firstStep: number;
-  /** Pushes that together make a step, for each key. */
-  readonly shares: number;
-  readonly rules: Rules;
-  /** Steps beyond a key's version of which pushes are taken, less one; sums of so many steps are held. */
-  readonly tau: number;
-}
-
-/** A request as a client numbers it. */
-export interface RequestId {
-  readonly client: number;
-  /** Of this client, ascending. */
-  readonly timestamp: number;
-}
-
-export type ShardInput =
-  | (RequestId & {
-      readonly kind: "push";
-      /** No request of the client before this one is asked for any more. */
-      readonly oldest: number;
-      readonly step: number;
-      readonly share: number;
-      /** Keys for which the share's gradient is told; of those without a value it is zero. */
-      readonly keys: RangeSet;
-    })
-  | (RequestId & {
-      readonly kind: "pull";
-      readonly oldest: number;
-      readonly keys: RangeSet;
-      /** Wanted of `keys`, which is then the range around them: ascending, each once. Absent: all of them. */
-      readonly single?: ArrayLike<number>;
-      readonly leastVersion: number;
-    })
-  /** From this version on the client is told every version of the keys, unasked. Said again, it replaces what was said before. */
-  | {
-      readonly kind: "subscribe";
-      readonly client: number;
-      readonly subscription: number;
-      readonly keys: RangeSet;
-      readonly leastVersion: number;
-    };
-
-export type ShardOutput =
-  /** The sum of the step grows by the push's values for these keys. */
-  | (RequestId & { readonly kind: "add"; readonly step: number; readonly keys: RangeSet })
-  /** Nothing more is wanted of the push's values. */
-  | (RequestId & { readonly kind: "forget" })
-  /** The optimizer's update number `update`, from 0, of these keys: by a step's sum, which is zero afterwards … */
-  | { readonly kind: "updateStep"; readonly step: number; readonly keys: RangeSet; readonly update: number }
-  /** … or by one push's values. */
-  | (RequestId & { readonly kind: "updatePush"; readonly keys: RangeSet; readonly update: number })
-  /** Every key has the step: its sum, all zero by now, is not wanted any more. */
-  | { readonly kind: "stepOver"; readonly step: number }
-  | (RequestId & { readonly kind: "applied" })
-  /** The keys' parameters as they are now; `version`: the least of them. */
-  | (RequestId & { readonly kind: "answer"; readonly keys: RangeSet; readonly version: number })
-  | {
-      readonly kind: "announce";
-      readonly client: number;
-      readonly subscription: number;
-      readonly keys: RangeSet;
-      readonly version: number;
-    }
-  /** The client broke the protocol. */
-  | { readonly kind: "refused"; readonly client: number; readonly reason: string };
+import type { Update } from "./chain.ts";
+import { difference, intersection, isCovered, isSet, Levels, type RangeSet, union } from "./ranges.ts";
+import type { RequestId, ShardInit, ShardInput, ShardOutput, ShardState } from "./shard-messages.ts";
 
 const NOT_HERE = "keys that are not this server's, or no sorted ranges";
 
@@ -85,7 +20,7 @@ type Subscription = Extract<ShardInput, { kind: "subscribe" }>;
 
 interface HeldPush {
   readonly push: Push;
-  /** Keys that are not added yet. */
+  /** Keys whose values are wanted and not used yet. */
   waiting: RangeSet;
   /** Keys that are not applied yet. */
   unapplied: RangeSet;
@@ -96,13 +31,13 @@ interface OpenStep {
   /** Keys that have come, and that have been added, by share. */
   readonly arrived: RangeSet[];
   readonly added: RangeSet[];
+  /** Keys for which the step's sum is whole, and its update is decided. */
+  decided: RangeSet;
   readonly pushes: Set<HeldPush>;
 }
 
 interface Client {
   oldest: number;
-  /** Pushes from `oldest` on that are applied. */
-  readonly applied: Set<number>;
   readonly pushes: Map<number, HeldPush>;
   readonly pulls: Map<number, Pull>;
   readonly subscriptions: Map<number, Subscription>;
@@ -117,13 +52,25 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
   readonly #steps = new Map<number, OpenStep>();
   readonly #clients = new Map<number, Client>();
 
-  constructor(init: ShardInit) {
+  /** @param state where the shard was held elsewhere: what it has become there */
+  constructor(init: ShardInit, state?: ShardState) {
     assert(init.shares >= 1 && init.tau >= 0, "a step has a share, and tau is not negative");
     this.#init = init;
     this.#whole = [init.range];
     const { range, firstStep, shares, rules } = init;
-    this.#versions = new Levels(range, firstStep);
-    this.#updates = new Levels(range, rules.application === "step" ? firstStep : firstStep * shares);
+    const updates = rules.application === "step" ? firstStep : firstStep * shares;
+    this.#versions = new Levels(state?.versions ?? [{ ...range, level: firstStep }]);
+    this.#updates = new Levels(state?.updates ?? [{ ...range, level: updates }]);
+    for (const { step, added } of state?.shares ?? []) {
+      const open = this.#openStep(step);
+      for (const [share, keys] of added.entries()) open.arrived[share] = open.added[share] = keys;
+    }
+  }
+
+  get state(): ShardState {
+    const isByPush = this.#init.rules.application === "push";
+    const shares = isByPush ? [...this.#steps].map(([step, { added }]) => ({ step, added: [...added] })) : [];
+    return { versions: this.#versions.all, updates: this.#updates.all, shares };
   }
 
   /** The least of all keys. */
@@ -142,11 +89,25 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
   }
 
   handle(input: ShardInput): readonly ShardOutput[] {
-    const client = this.#clientOf(input.client);
+    switch (input.kind) {
+      case "gone":
+        this.#clients.delete(input.client);
+        return [];
+      case "decided":
+        this.#decidedElsewhere(input.update);
+        return [];
+      case "make":
+        return this.#make(input.update);
+      default:
+        return this.#request(input, this.#clientOf(input.client));
+    }
+  }
+
+  #request(input: Push | Pull | Subscription, client: Client): readonly ShardOutput[] {
     switch (input.kind) {
       case "push":
         this.#forgetBefore(client, input.oldest);
-        return input.timestamp < client.oldest ? [] : this.#push(client, input);
+        return this.#push(client, input);
       case "pull":
         this.#forgetBefore(client, input.oldest);
         return input.timestamp < client.oldest ? [] : this.#pull(client, input);
@@ -160,7 +121,6 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
   #clientOf(id: number): Client {
     const none = {
       oldest: 0,
-      applied: new Set<number>(),
       pushes: new Map(),
       pulls: new Map(),
       subscriptions: new Map(),
@@ -173,39 +133,48 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
   #forgetBefore(client: Client, oldest: number): void {
     if (oldest <= client.oldest) return;
     client.oldest = oldest;
-    for (const timestamp of client.applied) if (timestamp < oldest) client.applied.delete(timestamp);
     for (const timestamp of client.pulls.keys()) if (timestamp < oldest) client.pulls.delete(timestamp);
   }
 
   #push(client: Client, push: Push): ShardOutput[] {
     const id = { client: push.client, timestamp: push.timestamp };
-    if (client.applied.has(push.timestamp)) return [{ kind: "applied", ...id }];
+    if (push.timestamp < client.oldest) return [{ kind: "forget", ...id }];
     // It came twice: it is acknowledged when it is applied.
     if (client.pushes.has(push.timestamp)) return [];
     const reason = this.#refusal(push);
     if (reason !== undefined) return [{ kind: "refused", client: push.client, reason }];
+    const unapplied = this.#lacking(push);
+    if (unapplied.length === 0) {
+      return [
+        { kind: "forget", ...id },
+        { kind: "applied", ...id },
+      ];
+    }
     const step = this.#openStep(push.step);
-    step.arrived[push.share] = union(step.arrived[push.share]!, push.keys);
-    const held: HeldPush = { push, waiting: push.keys, unapplied: push.keys };
+    const waiting = difference(unapplied, step.arrived[push.share]!);
+    step.arrived[push.share] = union(step.arrived[push.share]!, waiting);
+    const held: HeldPush = { push, waiting, unapplied };
     client.pushes.set(push.timestamp, held);
     step.pushes.add(held);
-    const outputs = this.#init.rules.application === "push" ? this.#applyNow(held) : this.#add(step, push.share);
-    outputs.push(...this.#advance(push.step, push.keys), ...this.#answer(), ...this.#announce());
-    return outputs;
+    if (waiting.length === 0) return [{ kind: "forget", ...id }];
+    return this.#init.rules.application === "push" ? this.#decidePush(held) : this.#add(step, push.step, push.share);
+  }
+
+  /** Keys that do not have the share yet. */
+  #lacking({ step, share, keys }: Push): RangeSet {
+    const behind = this.#versions.parts(keys).flatMap(({ level, keys: part }) => (level > step ? [] : [part]));
+    const isByPush = this.#init.rules.application === "push";
+    const added = isByPush ? (this.#steps.get(step)?.added[share] ?? []) : [];
+    return difference(behind.reduce<RangeSet>(union, []), added);
   }
 
   #refusal({ step, share, keys }: Push): string | undefined {
     const { shares, rules, tau } = this.#init;
     if (!this.#has(keys)) return NOT_HERE;
     if (share < 0 || share >= shares) return `share ${share} of ${shares}`;
-    const open = this.#steps.get(step);
-    if (open !== undefined && intersection(open.arrived[share]!, keys).length > 0) {
-      return `share ${share} of step ${step} twice`;
-    }
-    const parts = this.#versions.parts(keys);
-    if (parts.at(-1)!.level > step) return `share ${share} of step ${step}, which is over`;
-    if (rules.application === "step" && step - parts[0]!.level > tau) {
-      return `share ${share} of step ${step} at version ${parts[0]!.level}, ahead by more than ${tau}`;
+    const least = this.#versions.least(keys);
+    if (rules.application === "step" && step - least > tau) {
+      return `share ${share} of step ${step} at version ${least}, ahead by more than ${tau}`;
     }
     return undefined;
   }
@@ -216,14 +185,15 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
 
   #openStep(step: number): OpenStep {
     const none = (): RangeSet[] => Array.from({ length: this.#init.shares }, () => []);
-    const open = this.#steps.get(step) ?? { arrived: none(), added: none(), pushes: new Set() };
+    const open = this.#steps.get(step) ?? { arrived: none(), added: none(), decided: [], pushes: new Set() };
     this.#steps.set(step, open);
     return open;
   }
 
   /** Adds what has come of this share, and then of those that waited for it. */
-  #add(step: OpenStep, share: number): ShardOutput[] {
+  #add(step: OpenStep, number: number, share: number): ShardOutput[] {
     const outputs: ShardOutput[] = [];
+    let grown: RangeSet = [];
     for (let next = share; next < this.#init.shares; next += 1) {
       const isFree = this.#init.rules.order === "arrival" || next === 0;
       for (const held of step.pushes) {
@@ -231,65 +201,92 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
         const keys = isFree ? held.waiting : intersection(held.waiting, step.added[next - 1]!);
         if (keys.length === 0) continue;
         step.added[next] = union(step.added[next]!, keys);
-        outputs.push(...this.#taken(held, keys, { kind: "add", ...idOf(held), step: held.push.step, keys }));
+        grown = union(grown, keys);
+        outputs.push({ kind: "add", ...idOf(held), step: number, keys }, ...this.#used(held, keys));
       }
       if (isFree && this.#init.rules.order === "arrival") break;
     }
-    return outputs;
+    return [...outputs, ...this.#decideStep(number, grown)];
   }
 
-  #taken(held: HeldPush, keys: RangeSet, output: ShardOutput): ShardOutput[] {
+  #used(held: HeldPush, keys: RangeSet): ShardOutput[] {
     held.waiting = difference(held.waiting, keys);
-    return held.waiting.length > 0 ? [output] : [output, { kind: "forget", ...idOf(held) }];
+    return held.waiting.length > 0 ? [] : [{ kind: "forget", ...idOf(held) }];
   }
 
-  #applyNow(held: HeldPush): ShardOutput[] {
-    const { keys, step, share } = held.push;
+  /** A key's sum is whole, and the steps before are made. */
+  #decideStep(number: number, touched: RangeSet): ShardOutput[] {
+    const step = this.#steps.get(number);
+    if (step === undefined) return [];
+    const isIn = step.added.reduce<RangeSet>((all, share) => intersection(all, share), touched);
+    const whole = difference(this.#versions.at(number, isIn), step.decided);
+    step.decided = union(step.decided, whole);
+    return whole.map((keys) => ({ kind: "decide", update: { step: number, share: null, keys }, push: null }));
+  }
+
+  #decidePush(held: HeldPush): ShardOutput[] {
+    const { step, share } = held.push;
+    return held.waiting.map((keys) => ({ kind: "decide", update: { step, share, keys }, push: idOf(held) }));
+  }
+
+  #decidedElsewhere({ step, share, keys }: Update): void {
     const open = this.#openStep(step);
-    open.added[share] = union(open.added[share]!, keys);
+    if (share === null) open.decided = union(open.decided, [keys]);
+    for (const of of share === null ? open.arrived.keys() : [share]) {
+      open.arrived[of] = union(open.arrived[of]!, [keys]);
+    }
+  }
+
+  #make(made: Update): ShardOutput[] {
+    const keys = [made.keys];
     const outputs = this.#updates
       .parts(keys)
-      .flatMap(({ level, keys: part }) =>
-        this.#taken(held, part, { kind: "updatePush", ...idOf(held), keys: part, update: level }),
-      );
+      .map(({ level, keys: part }): ShardOutput => ({ kind: "update", made, keys: part, number: level }));
     this.#updates.raise(keys);
-    outputs.push(...this.#applied(held, keys));
-    return outputs;
+    const step = this.#openStep(made.step);
+    if (made.share === null) {
+      this.#versions.raise(keys);
+      for (const held of step.pushes) outputs.push(...this.#applied(held, keys));
+      outputs.push(...this.#closeSteps(), ...this.#answer(), ...this.#announce());
+      return [...outputs, ...this.#decideStep(made.step + 1, keys)];
+    }
+    step.added[made.share] = union(step.added[made.share]!, keys);
+    for (const held of step.pushes) {
+      if (held.push.share !== made.share) continue;
+      if (held.waiting.length > 0) outputs.push(...this.#used(held, keys));
+      outputs.push(...this.#applied(held, keys));
+    }
+    this.#raiseWhole(made.step, keys);
+    return [...outputs, ...this.#closeSteps(), ...this.#answer(), ...this.#announce()];
   }
 
-  /** Versions grow where all shares of their step are in: first of this step, then of those behind it. */
-  #advance(from: number, touched: RangeSet): ShardOutput[] {
-    const outputs: ShardOutput[] = [];
+  /** Where pushes are applied alone, versions grow where all shares of their step are in: first of this step, then of those behind it. */
+  #raiseWhole(from: number, touched: RangeSet): void {
     let keys = touched;
     for (let number = from; keys.length > 0; number += 1) {
       const step = this.#steps.get(number);
-      if (step === undefined) break;
+      if (step === undefined) return;
       const isIn = step.added.reduce<RangeSet>((all, share) => intersection(all, share), keys);
       keys = this.#versions.at(number, isIn);
-      if (keys.length === 0) break;
       this.#versions.raise(keys);
-      if (this.#init.rules.application === "step") outputs.push(...this.#updated(number, step, keys));
-      if (step.pushes.size > 0 || this.version <= number) continue;
-      this.#steps.delete(number);
-      outputs.push({ kind: "stepOver", step: number });
     }
-    return outputs;
   }
 
-  #updated(number: number, step: OpenStep, keys: RangeSet): ShardOutput[] {
-    const outputs: ShardOutput[] = [{ kind: "updateStep", step: number, keys, update: number }];
-    for (const held of step.pushes) outputs.push(...this.#applied(held, keys));
-    return outputs;
+  #closeSteps(): ShardOutput[] {
+    const { version } = this;
+    const over = [...this.#steps].filter(([number, { pushes }]) => number < version && pushes.size === 0);
+    for (const [number] of over) this.#steps.delete(number);
+    return over.map(([step]) => ({ kind: "stepOver", step }));
   }
 
   #applied(held: HeldPush, keys: RangeSet): ShardOutput[] {
     held.unapplied = difference(held.unapplied, keys);
     if (held.unapplied.length > 0) return [];
     const { client: id, timestamp, step } = held.push;
-    const client = this.#clients.get(id)!;
-    client.pushes.delete(timestamp);
-    client.applied.add(timestamp);
     this.#steps.get(step)!.pushes.delete(held);
+    const client = this.#clients.get(id);
+    if (client === undefined) return [];
+    client.pushes.delete(timestamp);
     return [{ kind: "applied", ...idOf(held) }];
   }
 
@@ -306,9 +303,15 @@ export class Shard implements Machine<ShardInput, ShardOutput> {
         const version = single === undefined ? this.#versions.least(keys) : this.#versions.leastOf(single);
         if (version < pull.leastVersion) return [];
         client.pulls.delete(pull.timestamp);
-        return [{ kind: "answer", ...idOf({ push: pull }), keys, version }];
+        return [{ kind: "answer", ...idOf({ push: pull }), keys, ...this.#asOf(pull, version) }];
       }),
     );
+  }
+
+  /** Where updates are made in lockstep, a share that is computed once more is computed with the parameters of its step, though some keys have the next. */
+  #asOf({ keys, leastVersion }: Pull, version: number): { readonly before: RangeSet; readonly version: number } {
+    if (!this.#init.keepsBefore) return { before: [], version };
+    return { before: this.#versions.at(leastVersion + 1, keys), version: Math.min(version, leastVersion) };
   }
 
   #announce(): ShardOutput[] {

@@ -60,6 +60,8 @@ export class AnnouncedParameters implements WorkerParameters {
   /** They come by themselves. */
   want(): void {}
 
+  abandon(): void {}
+
   /** They stay until the next version comes. */
   drop(): void {}
 

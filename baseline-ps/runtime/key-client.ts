@@ -7,12 +7,23 @@ import type { Transport } from "../../src/net/transport.ts";
 import { assert, defined } from "../../src/types/assert.ts";
 import { NodeLostError, ProtocolError, UsageError } from "../../src/types/errors.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
-import { DataType, FrameKind, type FrameHeader, TENSOR_BYTES_MAX } from "../../src/wire/header.ts";
-import { type KeyMap, piecesOf, placesOf } from "../core/key-map.ts";
+import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
+import { type KeyMap, piecesOf } from "../core/key-map.ts";
 import type { KeyRange } from "../core/ranges.ts";
 import { Requests, type RequestsInput } from "../core/requests.ts";
 import { trafficOf } from "./account.ts";
 import { keysProtocol, requestFields } from "./key-frames.ts";
+import {
+  bytesOf,
+  checkSizes,
+  type Cut,
+  type Parts,
+  rangePull,
+  rangePush,
+  scatter,
+  singlePull,
+  singlePush,
+} from "./key-parts.ts";
 
 /** Requests under way: their distance from the oldest travels in 16 bits. */
 const OPEN_MAX = 4096;
@@ -27,6 +38,14 @@ export interface KeyClientInit {
   readonly servers: readonly (readonly string[])[];
   readonly transport: Transport;
   readonly nowMs: () => number;
+  /** Absent: a server that is gone ends it. */
+  readonly survival?: Survival;
+}
+
+/** What becomes of requests when a server is gone. */
+export interface Survival {
+  /** How long a view without the server is waited for. */
+  readonly limitMs: number;
 }
 
 /** What may be said of a push or a pull. */
@@ -47,16 +66,10 @@ export interface PullFrom extends Timing {
   readonly part?: number;
 }
 
-/** One server's part of a request, and what becomes of its answer. */
-interface Part {
-  readonly fields: Partial<FrameHeader> & Pick<FrameHeader, "kind">;
-  readonly payload: Uint8Array | undefined;
-  /** Where parameters go. */
-  readonly into: Float32Array | undefined;
-}
-
 interface Open {
-  readonly parts: ReadonlyMap<number, Part>;
+  /** Divides it by who has which keys. */
+  readonly cut: Cut;
+  parts: Parts;
   readonly settled: PromiseWithResolvers<number>;
   /** Resolved when nothing is waited for any more, and all `sends` are there. */
   readonly issued: PromiseWithResolvers<void>;
@@ -73,24 +86,31 @@ interface Subscription {
 
 export class KeyClient {
   readonly #init: KeyClientInit;
+  #view: { readonly number: number; readonly map: KeyMap };
   readonly #requests = new Requests({ resendMs: Infinity, openMax: OPEN_MAX });
   readonly #open = new Map<number, Open>();
   /** Versions of the newest finished pulls. */
   readonly #versions = new Map<number, number>();
   readonly #subscriptions: Subscription[] = [];
-  #links: readonly Link[] = [];
+  /** By server. */
+  readonly #links = new Map<number, Link>();
+  /** Those that are over too. */
+  readonly #allLinks: Link[] = [];
+  /** By server that is gone: the end of the wait for the next view. */
+  readonly #awaitedView = new Map<number, NodeJS.Timeout>();
   readonly #failed = Promise.withResolvers<never>();
   #failure: Error | undefined;
 
   private constructor(init: KeyClientInit) {
     this.#init = init;
+    this.#view = { number: 0, map: init.map };
     this.#failed.promise.catch(() => {});
   }
 
   /** Throws NetworkError where a server cannot be reached, or refuses. Close it in the end. */
   static async connect(init: KeyClientInit): Promise<KeyClient> {
     const client = new KeyClient(init);
-    client.#links = await Promise.all(init.servers.map((addresses, server) => client.#dial(addresses, server)));
+    await Promise.all(init.servers.map((addresses, server) => client.#dial(addresses, server)));
     return client;
   }
 
@@ -98,7 +118,7 @@ export class KeyClient {
   readonly values = { pushedBytes: 0, pulledBytes: 0 };
 
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
-    return trafficOf(this.#links, this.#init.transport.peerId);
+    return trafficOf(this.#allLinks, this.#init.transport.peerId);
   }
 
   /**
@@ -109,13 +129,9 @@ export class KeyClient {
    */
   push(range: KeyRange, values: Float32Array, { step, share, after }: PushOf): number {
     checkLength(range, values);
-    const parts = piecesOf(this.#init.map, range).map(({ server, keys: [piece] }): [number, Part] => {
-      const { start, end } = piece!;
-      const part = values.subarray(start - range.start, end - range.start);
-      const fields = { kind: FrameKind.push, value: start, dtype: DataType.float32, shape: [part.length] };
-      return [server, { fields: { ...fields, step, microBatch: share }, payload: bytesOf(part), into: undefined }];
-    });
-    return this.#issue(parts, after);
+    // What has left may have to leave once more.
+    const kept = this.#init.survival === undefined ? values : values.slice();
+    return this.#issue(rangePush(range, kept, { step, share }), after);
   }
 
   /**
@@ -127,27 +143,13 @@ export class KeyClient {
    */
   pushSparse(keys: Uint32Array, values: Float32Array, { step, share, after }: PushOf): number {
     if (keys.length !== values.length) throw wrongLength(keys.length, values.length);
-    const places = new Map(placesOf(this.#init.map, keys).map((place) => [place.server, place]));
-    const parts = this.#links.map((_, server): [number, Part] => {
-      const { from = 0, to = 0 } = places.get(server) ?? {};
-      const payload = new Uint8Array(8 * (to - from));
-      payload.set(bytesOf(keys.subarray(from, to)));
-      payload.set(bytesOf(values.subarray(from, to)), 4 * (to - from));
-      return [server, { fields: { kind: FrameKind.pushSparse, step, microBatch: share }, payload, into: undefined }];
-    });
-    return this.#issue(parts, after);
+    return this.#issue(singlePush(keys.slice(), values.slice(), { step, share }), after);
   }
 
   /** @param into written until it is finished, in key order */
   pull(range: KeyRange, into: Float32Array, { leastVersion, part = 0, after }: PullFrom): number {
     checkLength(range, into);
-    const parts = piecesOf(this.#init.map, range).map(({ server, keys: [piece] }): [number, Part] => {
-      const { start, end } = piece!;
-      const length = end - start;
-      const fields = { kind: FrameKind.pull, value: start, microBatch: length, step: leastVersion, credits: part };
-      return [server, { fields, payload: undefined, into: into.subarray(start - range.start, end - range.start) }];
-    });
-    return this.#issue(parts, after);
+    return this.#issue(rangePull(range, into, leastVersion, part), after);
   }
 
   /**
@@ -157,13 +159,8 @@ export class KeyClient {
    */
   pullSparse(keys: Uint32Array, into: Float32Array, { leastVersion, after }: PullFrom): number {
     if (keys.length !== into.length) throw wrongLength(keys.length, into.length);
-    const places = placesOf(this.#init.map, keys);
-    if (places.length === 0) throw new UsageError("a pull of no key", "name at least one");
-    const parts = places.map(({ server, from, to }): [number, Part] => {
-      const fields = { kind: FrameKind.pullSparse, step: leastVersion };
-      return [server, { fields, payload: bytesOf(keys.subarray(from, to)), into: into.subarray(from, to) }];
-    });
-    return this.#issue(parts, after);
+    if (keys.length === 0) throw new UsageError("a pull of no key", "name at least one");
+    return this.#issue(singlePull(keys, into, leastVersion), after);
   }
 
   /**
@@ -182,9 +179,12 @@ export class KeyClient {
     return piecesOf(this.#init.map, range).map(({ server, keys: [piece] }) => {
       const { start, end } = piece!;
       const part = into.subarray(start - range.start, end - range.start);
-      const view = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
-      const fields = { kind: FrameKind.subscribe, view, value: start, microBatch: end - start, step: leastVersion };
-      this.#links[server]!.send(fields).catch(() => {});
+      const number = this.#subscriptions.push({ into: part, start, told: (version) => told(server, version) }) - 1;
+      const fields = { job: BigInt(number), value: start, microBatch: end - start, step: leastVersion };
+      this.#links
+        .get(server)
+        ?.send({ kind: FrameKind.subscribe, ...fields })
+        .catch(() => {});
       return server;
     });
   }
@@ -212,23 +212,60 @@ export class KeyClient {
     await Promise.all(open.sends);
   }
 
-  /** Says GOODBYE to every server, and waits for theirs. */
-  async close(): Promise<void> {
-    await Promise.all(this.#links.map((link) => link.close(GOODBYE_LIMIT_MS)));
+  /** A pull that nobody wants any more; what it was to write to is not written to. */
+  abandon(timestamp: number): void {
+    if (this.#requests.isFinished(timestamp)) return;
+    const { settled } = defined(this.#open.get(timestamp), "the request is open");
+    this.#drive({ kind: "abandon", timestamp });
+    this.#open.delete(timestamp);
+    settled.reject(new Error("nobody wants it any more"));
   }
 
-  async #dial(addresses: readonly string[], server: number): Promise<Link> {
+  /** Says GOODBYE to every server, and waits for theirs. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#links.values()].map((link) => link.close(GOODBYE_LIMIT_MS)));
+  }
+
+  /**
+   * From now on other servers have keys: every open request goes to those that have its own now. Those who were asked before may answer still, which
+   * is not heard. Where a server cannot be reached, another view is to come.
+   */
+  async adopt(number: number, map: KeyMap, addressesOf: (server: number) => readonly string[]): Promise<void> {
+    const missing = [...new Set(map.heads)].filter((server) => !this.#links.has(server));
+    await Promise.all(missing.map((server) => this.#dial(addressesOf(server), server).catch(() => {})));
+    if (number <= this.#view.number) return;
+    this.#view = { number, map };
+    for (const server of [...this.#awaitedView.keys()].filter((gone) => !map.heads.includes(gone))) {
+      clearTimeout(this.#awaitedView.get(server));
+      this.#awaitedView.delete(server);
+    }
+    for (const [timestamp, open] of this.#open) {
+      open.parts = open.cut(map);
+      open.version = Infinity;
+      this.#drive({ kind: "cut", timestamp, servers: [...open.parts.keys()], nowMs: this.#init.nowMs() });
+    }
+  }
+
+  async #dial(addresses: readonly string[], server: number): Promise<void> {
     const { transport, job, client } = this.#init;
     const stream = await transport.dial(addresses, keysProtocol(job));
     const receiver: Receiver = {
       destination: (header) => this.#place(header, server),
-      handle: ({ header }: Frame) => this.#hear(header, server),
+      handle: (frame: Frame) => this.#hear(frame, server),
     };
     const { link } = await Link.open(stream, { job, client }, receiver);
+    this.#links.set(server, link);
+    this.#allLinks.push(link);
     void link.ended.then(({ kind }) => {
-      if (kind !== "goodbye") this.#fail(server, kind);
+      if (kind !== "goodbye") this.#lost(server, kind);
     });
-    return link;
+  }
+
+  #lost(server: number, how: string): void {
+    const { survival } = this.#init;
+    this.#links.delete(server);
+    if (survival === undefined) return this.#fail(server, how);
+    this.#awaitedView.set(server, setTimeout(() => this.#fail(server, how), survival.limitMs).unref());
   }
 
   #fail(server: number, how: string): void {
@@ -240,15 +277,15 @@ export class KeyClient {
     this.#failed.reject(this.#failure);
   }
 
-  #issue(parts: readonly (readonly [number, Part])[], after: readonly number[] = []): number {
-    for (const [server, part] of parts) checkSize(server, part);
+  #issue(cut: Cut, after: readonly number[] = []): number {
+    const parts = cut(this.#view.map);
+    checkSizes(parts);
     const timestamp = this.#requests.next;
     const [settled, issued] = [Promise.withResolvers<number>(), Promise.withResolvers<void>()];
     // Told to whoever waits; nobody has to.
     for (const { promise } of [settled, issued]) promise.catch(() => {});
-    this.#open.set(timestamp, { parts: new Map(parts), settled, issued, sends: [], version: Infinity });
-    const servers = parts.map(([server]) => server);
-    this.#drive({ kind: "issue", servers, after, nowMs: this.#init.nowMs() });
+    this.#open.set(timestamp, { cut, parts, settled, issued, sends: [], version: Infinity });
+    this.#drive({ kind: "issue", servers: [...parts.keys()], after, nowMs: this.#init.nowMs() });
     return timestamp;
   }
 
@@ -260,14 +297,17 @@ export class KeyClient {
         continue;
       }
       const { fields, payload } = defined(open.parts.get(output.server), "a part for each server");
-      const request = requestFields(fields.kind, output.timestamp, output.oldest);
-      const link = this.#links[output.server]!;
+      const { timestamp, oldest } = output;
+      const request = requestFields(fields.kind, { timestamp, oldest, view: this.#view.number });
+      open.issued.resolve();
+      const link = this.#links.get(output.server);
+      // The next view says who has its keys.
+      if (link === undefined) continue;
       if (PUSHES.includes(fields.kind) && this.#isOuter(link))
         this.values.pushedBytes += valueBytes(fields.kind, payload);
       const sent = link.send({ ...fields, ...request }, payload);
       sent.catch(() => {});
       open.sends.push(sent);
-      open.issued.resolve();
     }
   }
 
@@ -280,14 +320,30 @@ export class KeyClient {
 
   /** Where parameters go that a server sends. */
   #place(header: FrameHeader, server: number): Uint8Array {
-    const { kind, view, shape, value } = header;
-    const isAnswer = kind === FrameKind.pulled;
-    if (!isAnswer && kind !== FrameKind.announced) throw unasked(server);
-    const subscription = this.#subscriptions[view];
-    const into = isAnswer ? this.#open.get(view)?.parts.get(server)?.into : subscription?.into;
-    const isRight = header.dtype === DataType.float32 && shape.length === 1 && shape[0] === into?.length;
-    if (into === undefined || !isRight || (!isAnswer && value !== subscription?.start)) throw unasked(server);
-    return bytesOf(into);
+    const { kind, job, shape, value } = header;
+    const isValues = header.dtype === DataType.float32 && shape.length === 1;
+    if (kind === FrameKind.announced) {
+      const { into, start } = this.#subscriptions[Number(job)] ?? {};
+      if (!isValues || into === undefined || value !== start || shape[0] !== into.length) throw unasked(server);
+      return bytesOf(into);
+    }
+    if (kind !== FrameKind.pulled || !isValues) throw unasked(server);
+    if (this.#isOver(header)) return new Uint8Array(header.payloadBytes);
+    const into = this.#open.get(Number(job))?.parts.get(server)?.into ?? [];
+    if (shape[0] !== into.reduce((sum, { length }) => sum + length, 0)) throw unasked(server);
+    return this.#isDirect(into) ? bytesOf(into[0]!) : new Uint8Array(header.payloadBytes);
+  }
+
+  /** Where a request may be given up, or its keys be another's, an answer that is on its way goes to memory of its own. */
+  #isDirect(into: readonly Float32Array[]): boolean {
+    return into.length === 1 && this.#init.survival === undefined;
+  }
+
+  /** An answer to what was asked of the servers of another view, or has been answered since. */
+  #isOver({ view, job }: FrameHeader): boolean {
+    const timestamp = Number(job);
+    const isKnown = timestamp < this.#requests.next && !this.#open.has(timestamp);
+    return view < this.#view.number || (isKnown && this.#init.survival !== undefined);
   }
 
   /** What a process says to itself is no traffic. */
@@ -295,19 +351,26 @@ export class KeyClient {
     return remotePeer !== this.#init.transport.peerId;
   }
 
-  #hear({ kind, view, step, payloadBytes }: FrameHeader, server: number): void {
+  #hear({ header, payload }: Frame, server: number): void {
+    const { kind, job, step, payloadBytes } = header;
+    const timestamp = Number(job);
     const isValues = kind === FrameKind.announced || kind === FrameKind.pulled;
-    if (isValues && this.#isOuter(this.#links[server]!)) this.values.pulledBytes += payloadBytes;
+    const link = this.#links.get(server);
+    if (isValues && link !== undefined && this.#isOuter(link)) this.values.pulledBytes += payloadBytes;
     if (kind === FrameKind.announced) {
-      this.#subscriptions[view]!.told(step);
+      this.#subscriptions[timestamp]!.told(step);
       return;
     }
-    const open = this.#open.get(view);
+    if (this.#isOver(header)) return;
+    const open = this.#open.get(timestamp);
     const part = open?.parts.get(server);
-    const isPull = part?.into !== undefined;
+    const isPull = (part?.into.length ?? 0) > 0;
     if (open === undefined || part === undefined || isPull !== (kind === FrameKind.pulled)) throw unasked(server);
-    if (isPull) open.version = Math.min(open.version, step);
-    this.#drive({ kind: "reply", timestamp: view, server, nowMs: this.#init.nowMs() });
+    if (isPull) {
+      open.version = Math.min(open.version, step);
+      if (!this.#isDirect(part.into)) scatter(payload, part.into);
+    }
+    this.#drive({ kind: "reply", timestamp, server, nowMs: this.#init.nowMs() });
   }
 }
 
@@ -318,22 +381,8 @@ function valueBytes(kind: FrameKind, payload: Uint8Array | undefined): number {
   return (payload?.byteLength ?? 0) / (kind === FrameKind.pushSparse ? 2 : 1);
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
-}
-
 function checkLength({ start, end }: KeyRange, values: Float32Array): void {
   if (values.length !== end - start) throw wrongLength(end - start, values.length);
-}
-
-/** A message that is too long would end the link, and blame the server. */
-function checkSize(server: number, { payload, into }: Part): void {
-  const bytes = Math.max(payload?.byteLength ?? 0, into?.byteLength ?? 0);
-  if (bytes <= TENSOR_BYTES_MAX) return;
-  throw new UsageError(
-    `${bytes} bytes in one message with server ${server}, which has at most ${TENSOR_BYTES_MAX}`,
-    "use more servers, or name fewer keys at once",
-  );
 }
 
 function wrongLength(keys: number, values: number): UsageError {

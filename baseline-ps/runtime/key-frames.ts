@@ -2,8 +2,8 @@
 import { ProtocolError } from "../../src/types/errors.ts";
 import type { Frame } from "../../src/wire/decoder.ts";
 import { DataType, FrameKind, type FrameFields, type FrameHeader } from "../../src/wire/header.ts";
-import type { KeyRange } from "../core/ranges.ts";
-import type { ShardInput } from "../core/shard.ts";
+import { keysFrom } from "../core/key-map.ts";
+import { intersection, type KeyRange, placeOf as placeOfKey, type RangeSet, sizeOf } from "../core/ranges.ts";
 import type { Values } from "./store.ts";
 
 /** Under the data plane: whoever has such a stream with a node is its neighbour. Servers may have keys of several jobs, each apart from the others. */
@@ -16,27 +16,42 @@ const PAIR_BYTES = 8;
 const KEY_BYTES = 4;
 
 /** What a client's frame says. */
-export interface Received {
-  readonly input: ShardInput;
+export interface Request {
+  readonly kind: "push" | "pull" | "subscribe";
+  /** Which keys are whose, as the client knows it. */
+  readonly view: number;
+  readonly timestamp: number;
+  readonly oldest: number;
+  /** Of a push; the least version of the others. */
+  readonly step: number;
+  readonly share: number;
+  /** The server's keys that it speaks of, in order. */
+  readonly keys: RangeSet;
+  /** Of single keys: ascending. */
+  readonly single: Uint32Array | undefined;
   /** Of a push. */
-  readonly values?: Values;
-  /** Of a pull of single keys. */
-  readonly keys?: Uint32Array;
+  readonly values: Float32Array | undefined;
+  /** Memory of the server that is to be given back. */
+  readonly place: Uint8Array | undefined;
   /** Of a pull of a range: 0 for the parameters, else which state of the server function, from 1. */
-  readonly part?: number;
+  readonly array: number;
 }
 
 /**
  * Memory for a client's payload; for that of a range from `place`. Throws ProtocolError for a frame that no client sends to the server of these
- * keys.
+ * keys; undefined: it is not known yet what these are.
  */
-export function memoryFor(header: FrameHeader, shard: KeyRange, place: (sizeBytes: number) => Uint8Array): Uint8Array {
-  const keys = shard.end - shard.start;
+export function memoryFor(
+  header: FrameHeader,
+  own: RangeSet | undefined,
+  place: (sizeBytes: number) => Uint8Array,
+): Uint8Array {
+  const keys = own === undefined ? Infinity : sizeOf(own);
   const { kind, payloadBytes, dtype, shape } = header;
   switch (kind) {
     case FrameKind.push:
       if (dtype !== DataType.float32 || shape.length !== 1) throw wrong("a push without float32 values");
-      checkRange(header.value, shape[0]!, shard);
+      if (own !== undefined) checkRange(header.value, shape[0]!, own);
       return place(payloadBytes);
     case FrameKind.pushSparse:
       if (payloadBytes % PAIR_BYTES !== 0 || payloadBytes > PAIR_BYTES * keys) throw wrong("pairs of key and value");
@@ -50,69 +65,85 @@ export function memoryFor(header: FrameHeader, shard: KeyRange, place: (sizeByte
 }
 
 /** Throws ProtocolError as `memoryFor`, and for keys that are not ascending keys of the server. */
-export function inputOf(client: number, { header, payload }: Frame, shard: KeyRange): Received {
-  const { view: timestamp, lap, step, microBatch, value } = header;
-  const request = { client, timestamp, oldest: timestamp - lap };
+export function requestOf({ header, payload }: Frame, own: RangeSet): Request {
+  const { view, lap, step, microBatch, value, credits } = header;
+  const timestamp = Number(header.job);
+  const given = { view, timestamp, oldest: timestamp - lap, step, share: microBatch };
+  const none = { single: undefined, values: undefined, place: undefined, array: 0 };
   switch (header.kind) {
     case FrameKind.push: {
       const length = header.shape[0]!;
-      const range = { start: value, end: value + length };
       const values = new Float32Array(payload.buffer, payload.byteOffset, length);
-      const input: ShardInput = { kind: "push", ...request, step, share: microBatch, keys: [range] };
-      return { input, values: { kind: "dense", range, values } };
+      return { ...none, ...given, kind: "push", keys: checkRange(value, length, own), values, place: payload };
     }
     case FrameKind.pushSparse: {
       const count = payload.byteLength / PAIR_BYTES;
-      const keys = new Uint32Array(payload.buffer, payload.byteOffset, count);
-      checkKeys(keys, shard);
+      const single = singleKeys(payload, count, own);
       const values = new Float32Array(payload.buffer, payload.byteOffset + KEY_BYTES * count, count);
-      const input: ShardInput = { kind: "push", ...request, step, share: microBatch, keys: [shard] };
-      return { input, values: { kind: "sparse", keys, values } };
+      return { ...none, ...given, kind: "push", keys: own, single, values };
     }
     case FrameKind.pull:
-      checkRange(value, microBatch, shard);
-      return {
-        input: { kind: "pull", ...request, leastVersion: step, keys: [{ start: value, end: value + microBatch }] },
-        part: header.credits,
-      };
+      return { ...none, ...given, kind: "pull", keys: checkRange(value, microBatch, own), array: credits };
     case FrameKind.pullSparse: {
-      const keys = new Uint32Array(payload.buffer, payload.byteOffset, payload.byteLength / KEY_BYTES);
-      checkKeys(keys, shard);
-      if (keys.length === 0) throw wrong("a pull of no key");
-      const hull = { start: keys[0]!, end: keys.at(-1)! + 1 };
-      return { input: { kind: "pull", ...request, leastVersion: step, keys: [hull], single: keys }, keys };
+      const single = singleKeys(payload, payload.byteLength / KEY_BYTES, own);
+      if (single.length === 0) throw wrong("a pull of no key");
+      const hull = { start: single[0]!, end: single.at(-1)! + 1 };
+      return { ...none, ...given, kind: "pull", keys: intersection([hull], own), single };
     }
-    case FrameKind.subscribe: {
-      checkRange(value, microBatch, shard);
-      const keys = [{ start: value, end: value + microBatch }];
-      return { input: { kind: "subscribe", client, subscription: timestamp, leastVersion: step, keys } };
-    }
+    case FrameKind.subscribe:
+      return { ...none, ...given, kind: "subscribe", keys: checkRange(value, microBatch, own) };
     default:
       throw wrong(`a frame of kind ${header.kind}`);
   }
 }
 
+/** Memory of a frame that came from `place`. */
+export function placeOf({ header, payload }: Frame): Uint8Array | undefined {
+  return header.kind === FrameKind.push ? payload : undefined;
+}
+
+/** What a push brings for these keys, a range among those that it speaks of. */
+export function valuesFor({ keys, single, values }: Request, range: KeyRange): Values | undefined {
+  if (values === undefined) return undefined;
+  if (single !== undefined) return { kind: "sparse", keys: single, values };
+  const before = sizeOf(intersection(keys, [{ start: 0, end: range.start }]));
+  return { kind: "dense", range, values: values.subarray(before, before + range.end - range.start) };
+}
+
+/** Single keys that lie in the range: places in the list, from, up to and without to. */
+export function singlesIn(single: Uint32Array, { start, end }: KeyRange): readonly [from: number, to: number] {
+  return [placeOfKey(single, start), placeOfKey(single, end)];
+}
+
 /** The fields of a request; `oldest`: the client's oldest open one. */
 export function requestFields(
   kind: FrameKind,
-  timestamp: number,
-  oldest: number,
-): Pick<FrameFields, "kind" | "view" | "lap"> {
-  return { kind, view: timestamp, lap: timestamp - oldest };
+  { view, timestamp, oldest }: { readonly view: number; readonly timestamp: number; readonly oldest: number },
+): Pick<FrameFields, "kind" | "job" | "lap" | "view"> {
+  return { kind, view, job: BigInt(timestamp), lap: timestamp - oldest };
 }
 
-function checkRange(start: number, length: number, shard: KeyRange): void {
-  const isIn = Number.isInteger(start) && start >= shard.start && length > 0 && start + length <= shard.end;
-  if (!isIn) throw wrong(`keys [${start}, ${start + length}) at the server of [${shard.start}, ${shard.end})`);
+function checkRange(start: number, length: number, own: RangeSet): RangeSet {
+  const isNumber = Number.isInteger(start) && length > 0;
+  const keys = isNumber ? keysFrom(own, start, length) : [];
+  if (keys[0]?.start === start && sizeOf(keys) === length) return keys;
+  throw wrong(`${length} keys from ${start} on at the server of ${textOf(own)}`);
 }
 
-function checkKeys(keys: Uint32Array, shard: KeyRange): void {
-  let before = shard.start - 1;
+function singleKeys(payload: Uint8Array, count: number, own: RangeSet): Uint32Array {
+  const keys = new Uint32Array(payload.buffer, payload.byteOffset, count);
+  let before = -1;
+  let range = 0;
   for (const key of keys) {
-    if (key <= before || key >= shard.end) throw wrong(`key ${key} behind ${before} of [${shard.start}, ${shard.end})`);
+    while (range < own.length && own[range]!.end <= key) range += 1;
+    if (key <= before || key < (own[range]?.start ?? Infinity))
+      throw wrong(`key ${key} behind ${before} of ${textOf(own)}`);
     before = key;
   }
+  return keys;
 }
+
+const textOf = (own: RangeSet): string => own.map(({ start, end }) => `[${start}, ${end})`).join(" ");
 
 function wrong(what: string): ProtocolError {
   return new ProtocolError(

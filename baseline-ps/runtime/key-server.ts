@@ -1,6 +1,7 @@
 /**
- * @file A server of keys on the network: frames of its clients in, the shard's machine, values, frames out. Clients say who they are in their
- * hello, each once. A client that breaks the protocol is refused by name and loses its link.
+ * @file A server of keys on the network: frames of its clients in, the shards that it has, frames out. A message of a client speaks of keys of one or
+ * more shards, and is answered when all of them have. Clients say who they are in their hello. A client that breaks the protocol is refused by
+ * name and loses its link.
  */
 import { Link, type Receiver } from "../../src/net/link.ts";
 import type { Decision } from "../../src/net/link-types.ts";
@@ -8,18 +9,38 @@ import type { Timeline } from "../../src/metrics/timeline.ts";
 import type { ByteStream } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import type { StageClockwork } from "../../src/runtime/stage-clockwork.ts";
+import { defined } from "../../src/types/assert.ts";
 import { NodeLostError, NotFiniteError, ProtocolError } from "../../src/types/errors.ts";
 import { DataType, FrameKind, type FrameHeader } from "../../src/wire/header.ts";
-import type { KeyRange } from "../core/ranges.ts";
-import { Shard, type ShardInit, type ShardOutput } from "../core/shard.ts";
+import type { Place } from "../core/chain.ts";
+import { type KeyMap, keysOf } from "../core/key-map.ts";
+import { intersection, type KeyRange, type RangeSet } from "../core/ranges.ts";
+import type { ShardInit, ShardInput } from "../core/shard-messages.ts";
 import { trafficOf } from "./account.ts";
-import { inputOf, memoryFor, type Received } from "./key-frames.ts";
-import type { ShardStore, ValueOutput } from "./store.ts";
+import { type ChainPeers, HostedShard, type PeerMessage, type Saying } from "./hosted-shard.ts";
+import { memoryFor, placeOf, type Request, requestOf, singlesIn, valuesFor } from "./key-frames.ts";
+import type { KeyMemory } from "./key-memory.ts";
+import { Session } from "./key-session.ts";
+import type { ServerFunctions } from "./server-functions.ts";
+import { ShardStore } from "./store.ts";
 
 export interface KeyServerInit {
   readonly job: string;
-  readonly shard: ShardInit;
-  readonly store: ShardStore;
+  readonly server: number;
+  readonly map: KeyMap;
+  readonly shard: Omit<ShardInit, "range" | "keepsBefore">;
+  readonly memory: KeyMemory;
+  readonly functions: ServerFunctions;
+  /** Name of the server function. */
+  readonly function: string;
+  readonly rate: number;
+  /** Sets the values of a shard that is here from the start, where they are not zero. */
+  readonly fill?: (store: ShardStore, range: KeyRange) => void;
+  /** Of the shards from the start on; without them each shard is here alone, for good. */
+  readonly places?: ReadonlyMap<number, Place>;
+  readonly peers?: ChainPeers;
+  /** Whether parameters are kept as they were before their newest update; not, where it is absent. */
+  readonly keepsBefore?: boolean;
   readonly clients: number;
   readonly timeline: Pick<Timeline, "add">;
   /** Its own: a client there is no traffic. */
@@ -31,152 +52,258 @@ export interface KeyServerInit {
 }
 
 const SAME_JOB = "run the same build and job on every node";
-
-interface Client {
-  readonly client: number;
-  link: Link | undefined;
-  /** Of pulls that are not answered, by timestamp: single keys, or which array of a range. */
-  readonly pulled: Map<number, Uint32Array | number>;
-}
+const ALONE: Place = { epoch: 0, previous: null, next: null, hasState: true, nextHasState: true };
+const NO_PEERS: ChainPeers = {
+  forward: () => {},
+  tell: () => {},
+  copy: () => {},
+  release: () => {},
+  installed: () => {},
+};
 
 export class KeyServer {
   readonly #init: KeyServerInit;
-  readonly #machine: Shard;
-  readonly #clients = new Map<number, Client>();
+  readonly #memory: KeyMemory;
+  readonly #shards = new Map<number, HostedShard>();
+  /** By the number that the shards know a client's session by. */
+  readonly #sessions: Session[] = [];
+  /** The newest session of each client. */
+  readonly #clients = new Map<number, Session>();
+  #view: { readonly number: number; readonly map: KeyMap };
+  /** Keys of which requests come here. */
+  #keys: RangeSet;
   #hasStarted = false;
 
   constructor(init: KeyServerInit) {
     this.#init = init;
-    this.#machine = new Shard(init.shard);
+    this.#memory = init.memory;
+    this.#view = { number: 0, map: init.map };
+    this.#keys = keysOf(init.map, init.server);
+    const own = [...init.map.heads.keys()].filter((shard) => init.map.heads[shard] === init.server);
+    const places = init.places ?? new Map(own.map((shard) => [shard, ALONE]));
+    for (const [shard, place] of places) {
+      const hosted = this.#host(shard);
+      init.fill?.(hosted.store, hosted.range);
+      this.#handle(hosted, { kind: "place", place });
+    }
   }
 
+  /** The least of all keys of which requests come here. */
   get version(): number {
-    return this.#machine.version;
+    const heads = [...this.#shards.values()].filter(({ isHead }) => isHead);
+    return heads.length === 0 ? this.#init.shard.firstStep : Math.min(...heads.map(({ version }) => version));
+  }
+
+  /** Of which requests come here. */
+  get keys(): RangeSet {
+    return this.#keys;
   }
 
   get #links(): readonly Link[] {
-    return [...this.#clients.values()].flatMap(({ link }) => link ?? []);
+    return this.#sessions.flatMap(({ link }) => link ?? []);
   }
 
   get counters(): { readonly bytesSent: number; readonly bytesReceived: number; readonly messagesSent: number } {
     return trafficOf(this.#links, this.#init.peerId);
   }
 
+  /** The parameters and states of a shard that is here, which stay the store's. */
+  store(shard: number): ShardStore {
+    return defined(this.#shards.get(shard), `shard ${shard} is here`).store;
+  }
+
   /** Takes a stream that a client has dialled. Throws what `Link.accept` throws. */
   async accept(stream: ByteStream): Promise<void> {
-    let client: Client | undefined;
-    const link = await Link.accept(stream, (hello) => this.#decide(hello, (accepted) => (client = accepted)));
-    if (link === undefined || client === undefined) return;
-    client.link = link;
-    const { client: number } = client;
+    let session: Session | undefined;
+    const link = await Link.accept(stream, (hello) => this.#decide(hello, (accepted) => (session = accepted)));
+    if (link === undefined || session === undefined) return;
+    session.link = link;
+    const { client } = session;
     void link.ended.then((end) => {
       if (end.kind === "goodbye") return;
-      const error = end.kind === "failed" ? (end.error as Error) : lost(number, end.kind);
-      this.#init.onFailure(number, error);
+      this.#init.onFailure(client, end.kind === "failed" ? (end.error as Error) : lost(client, end.kind));
     });
   }
 
-  #decide({ job, client: number }: Readonly<Record<string, unknown>>, accepted: (client: Client) => void): Decision {
+  /**
+   * From now on requests of this view are taken, and none of an earlier one.
+   * @param places of the shards that this server holds; it gives up all others
+   */
+  adopt(number: number, map: KeyMap, places: ReadonlyMap<number, Place>): void {
+    for (const shard of this.#shards.keys()) if (!places.has(shard)) this.#giveUp(shard);
+    for (const [shard, place] of places) this.#handle(this.#hosted(shard), { kind: "place", place });
+    this.#view = { number, map };
+    this.#keys = keysOf(map, this.#init.server);
+    for (const session of this.#sessions) {
+      const { due, over } = session.adopt(number);
+      for (const frame of over) this.#release(placeOf(frame));
+      for (const frame of due) this.#request(session, requestOf(frame, this.#keys));
+    }
+  }
+
+  /** From another server of a shard's chain. */
+  hear(shard: number, message: PeerMessage): void {
+    this.#handle(this.#hosted(shard), message);
+  }
+
+  /** A client that is not to be heard any more. */
+  forget(client: number): void {
+    const session = this.#clients.get(client);
+    if (session === undefined) return;
+    this.#clients.delete(client);
+    this.#end(session);
+  }
+
+  #end(session: Session): void {
+    session.link?.abort("this worker is not of the run any more");
+    const request = { kind: "gone", client: session.number } as const;
+    for (const hosted of this.#shards.values()) this.#handle(hosted, { kind: "request", request });
+  }
+
+  #hosted(shard: number): HostedShard {
+    return this.#shards.get(shard) ?? this.#host(shard);
+  }
+
+  #host(index: number): HostedShard {
+    const { functions, function: name, rate, keepsBefore = false, peers = NO_PEERS, timeline, map, shard } = this.#init;
+    const range = map.shards[index]!;
+    const memory = this.#memory;
+    const own = functions.make(name, memory.kernels, rate);
+    const store = new ShardStore({ range, memory, function: own, keepsBefore });
+    const hosted = new HostedShard({ index, shard: { ...shard, range, keepsBefore }, store, peers, timeline, nowMs });
+    this.#shards.set(index, hosted);
+    return hosted;
+  }
+
+  #giveUp(shard: number): void {
+    this.#shards.get(shard)?.store.close();
+    this.#shards.delete(shard);
+  }
+
+  #decide({ job, client: number }: Readonly<Record<string, unknown>>, accepted: (session: Session) => void): Decision {
     if (job !== this.#init.job) return { kind: "refuse", reason: "another job" };
     const isClient =
       typeof number === "number" && Number.isInteger(number) && number >= 0 && number < this.#init.clients;
     if (!isClient) return { kind: "refuse", reason: "no worker of this job" };
     if (this.#clients.has(number)) return { kind: "refuse", reason: `worker ${number} is here already` };
-    const client: Client = { client: number, link: undefined, pulled: new Map() };
-    this.#clients.set(number, client);
-    accepted(client);
-    return { kind: "accept", answer: {}, receiver: this.#receiver(client) };
+    const session = new Session(this.#sessions.length, number);
+    this.#sessions.push(session);
+    this.#clients.set(number, session);
+    accepted(session);
+    return { kind: "accept", answer: {}, receiver: this.#receiver(session) };
   }
 
-  #receiver(client: Client): Receiver {
-    const { store, shard } = this.#init;
-    const { range } = shard;
+  #receiver(session: Session): Receiver {
+    const memory = this.#memory;
     return {
-      destination: (header) => memoryFor(header, range, (sizeBytes) => store.place(sizeBytes)),
+      destination: (header) => {
+        // Which keys are whose in another view is looked at when it has come.
+        const keys = header.view === this.#view.number ? this.#keys : undefined;
+        return memoryFor(header, keys, (sizeBytes) => memory.place(sizeBytes));
+      },
       handle: (frame, link) => {
-        client.link = link;
-        this.#hear(client, inputOf(client.client, frame, range));
+        session.link = link;
+        const { view } = frame.header;
+        if (view === this.#view.number) this.#request(session, requestOf(frame, this.#keys));
+        // One of an earlier view is sent once more; one of a later view waits for it.
+        else if (view > this.#view.number) session.early.push(frame);
+        else this.#release(placeOf(frame));
       },
     };
   }
 
-  #hear(client: Client, { input, values, keys, part = 0 }: Received): void {
-    const { store, clockwork } = this.#init;
-    if (input.kind === "push" && values !== undefined) {
-      if (!store.isFinite(values)) throw notFinite(client.client, input.step);
-      store.keep(input, values);
+  #release(place: Uint8Array | undefined): void {
+    if (place !== undefined) this.#memory.giveBack(place);
+  }
+
+  #request(session: Session, request: Request): void {
+    if (request.values !== undefined && !this.#memory.isFinite(request.values, request.place !== undefined)) {
+      throw notFinite(session.client, request.step);
     }
-    if (part > store.stateNames.length) throw new ProtocolError(`worker ${client.client}: no state ${part}`, SAME_JOB);
-    if (input.kind === "pull") client.pulled.set(input.timestamp, keys ?? part);
-    const before = this.#machine.version;
+    const parts = this.#partsOf(request);
+    if (parts.some(({ hosted }) => request.array > hosted.store.stateNames.length)) {
+      throw new ProtocolError(`worker ${session.client}: no state ${request.array}`, SAME_JOB);
+    }
+    session.begin(
+      request,
+      parts.map(({ hosted }) => hosted.range.start),
+    );
+    let holders = parts.length;
+    const release = (): void => {
+      holders -= 1;
+      if (holders === 0) this.#release(request.place);
+    };
+    this.#timed(() => {
+      for (const { hosted, keys } of parts) {
+        const input = shardInput(session.number, request, keys);
+        const values = valuesFor(request, keys);
+        if (input.kind === "push" && values !== undefined) hosted.store.keep(input, values, release);
+        this.#handle(hosted, { kind: "request", request: input });
+      }
+    });
+  }
+
+  /** The shards that it speaks of, and of each the keys, which are neighbours. */
+  #partsOf({ keys, single, kind }: Request): readonly { readonly hosted: HostedShard; readonly keys: KeyRange }[] {
+    return [...this.#shards.values()].flatMap((hosted) => {
+      const [part] = hosted.isHead ? intersection(keys, [hosted.range]) : [];
+      if (part === undefined) return [];
+      if (single === undefined || kind === "push") return [{ hosted, keys: part }];
+      const [from, to] = singlesIn(single, part);
+      return from === to ? [] : [{ hosted, keys: { start: single[from]!, end: single[to - 1]! + 1 } }];
+    });
+  }
+
+  #timed(act: () => void): void {
+    const { clockwork } = this.#init;
+    const before = this.version;
     if (!this.#hasStarted) clockwork.stepStarted(before);
     this.#hasStarted = true;
     const startMs = nowMs();
-    const outputs = this.#machine.handle(input);
-    for (const output of outputs) if (isOfValues(output)) store.do(output);
-    const endMs = nowMs();
-    clockwork.inserted({ startMs, endMs, runQueueMs: 0 });
-    this.#note(outputs, startMs, endMs);
-    for (const output of outputs) if (!isOfValues(output)) this.#say(output);
-    if (this.#machine.version === before) return;
+    act();
+    clockwork.inserted({ startMs, endMs: nowMs(), runQueueMs: 0 });
+    if (this.version === before) return;
     clockwork.stepEnded();
-    clockwork.stepStarted(this.#machine.version);
+    clockwork.stepStarted(this.version);
   }
 
-  /** An operation of what a message brought to be applied. */
-  #note(outputs: readonly ShardOutput[], startMs: number, endMs: number): void {
-    const update = outputs.find(({ kind }) => kind === "updateStep" || kind === "updatePush");
-    if (update === undefined || !("step" in update)) return;
-    const { step } = update;
-    this.#init.timeline.add({ kind: "update", step, lap: 0, microBatch: 0, startMs, endMs, bytes: 0 });
+  #handle(hosted: HostedShard, input: Parameters<HostedShard["handle"]>[0]): void {
+    hosted.handle(input, (saying) => this.#say(hosted, saying));
   }
 
-  #say(output: Exclude<ShardOutput, ValueOutput>): void {
-    switch (output.kind) {
-      case "applied":
-        return this.#send(output.client, { kind: FrameKind.pushed, view: output.timestamp });
-      case "answer":
-        return this.#answer(output);
+  #say({ store, range }: HostedShard, saying: Saying): void {
+    const session = this.#sessions[saying.client]!;
+    switch (saying.kind) {
+      case "applied": {
+        const request = session.applied(saying.timestamp, range);
+        if (request !== undefined) this.#send(session, { ...replyTo(request), kind: FrameKind.pushed });
+        return;
+      }
+      case "answer": {
+        const answer = session.answered(saying, range, store);
+        if (answer === undefined) return;
+        const { request, values, version: step } = answer;
+        const shape = { dtype: DataType.float32, shape: [values.length] };
+        const fields = { ...replyTo(request), kind: FrameKind.pulled, step, ...shape };
+        return this.#send(session, fields, new Uint8Array(values.buffer));
+      }
       case "announce": {
-        const { client, subscription, keys, version } = output;
-        const values = this.#init.store.read(keys[0]!);
-        return this.#sendValues(client, FrameKind.announced, subscription, version, keys[0]!, values);
+        const { subscription, keys, version: step } = saying;
+        const [{ start, end }] = [keys[0]!];
+        const values = new Float32Array(end - start);
+        store.read({ start, end }, values);
+        const fields = { job: BigInt(subscription), step, value: start };
+        const shape = { dtype: DataType.float32, shape: [values.length] };
+        return this.#send(session, { kind: FrameKind.announced, ...fields, ...shape }, new Uint8Array(values.buffer));
       }
       case "refused":
-        throw new ProtocolError(
-          `worker ${output.client}: ${output.reason}`,
-          "run the same build and job on every node",
-        );
+        throw new ProtocolError(`worker ${session.client}: ${saying.reason}`, SAME_JOB);
     }
   }
 
-  #answer({ client, timestamp, keys: [range], version }: Extract<ShardOutput, { kind: "answer" }>): void {
-    const { pulled } = this.#clients.get(client)!;
-    const what = pulled.get(timestamp)!;
-    pulled.delete(timestamp);
-    const { store } = this.#init;
-    const values = typeof what === "number" ? store.read(range!, what) : store.readKeys(what);
-    this.#sendValues(client, FrameKind.pulled, timestamp, version, range!, values);
-  }
-
-  #sendValues(
-    client: number,
-    kind: FrameKind,
-    view: number,
-    step: number,
-    { start }: KeyRange,
-    values: Float32Array<ArrayBuffer>,
-  ): void {
-    const fields = { kind, view, step, value: start, dtype: DataType.float32, shape: [values.length] };
-    this.#send(client, fields, new Uint8Array(values.buffer));
-  }
-
-  #send(client: number, fields: Partial<FrameHeader> & Pick<FrameHeader, "kind">, payload?: Uint8Array): void {
+  #send({ link }: Session, fields: Partial<FrameHeader> & Pick<FrameHeader, "kind">, payload?: Uint8Array): void {
     // A rejection is the link's end, which is told apart.
-    this.#clients
-      .get(client)
-      ?.link?.send(fields, payload)
-      .catch(() => {});
+    link?.send(fields, payload).catch(() => {});
   }
 
   /** Says GOODBYE to every client, and waits for theirs. */
@@ -185,15 +312,28 @@ export class KeyServer {
   }
 }
 
-const VALUE_KINDS: ReadonlySet<string> = new Set<ValueOutput["kind"]>([
-  "add",
-  "forget",
-  "updateStep",
-  "updatePush",
-  "stepOver",
-]);
+function shardInput(
+  client: number,
+  request: Request,
+  range: KeyRange,
+): Exclude<ShardInput, { kind: "decided" | "make" }> {
+  const { kind, timestamp, oldest, step, share, single } = request;
+  const keys = [range];
+  switch (kind) {
+    case "push":
+      return { kind, client, timestamp, oldest, step, share, keys };
+    case "subscribe":
+      return { kind, client, subscription: timestamp, leastVersion: step, keys };
+    case "pull": {
+      const pull = { kind, client, timestamp, oldest, leastVersion: step, keys };
+      return single === undefined ? pull : { ...pull, single: single.subarray(...singlesIn(single, range)) };
+    }
+  }
+}
 
-const isOfValues = (output: ShardOutput): output is ValueOutput => VALUE_KINDS.has(output.kind);
+function replyTo({ timestamp, view }: Request): Pick<FrameHeader, "job" | "view"> {
+  return { job: BigInt(timestamp), view };
+}
 
 function lost(client: number, how: string): Error {
   return new NodeLostError(`worker ${client} is gone (${how})`, "see its log; start the run again");

@@ -62,6 +62,9 @@ export class LaggingParameters implements WorkerParameters {
     this.#take(index, layer);
   }
 
+  /** What is on its way serves whatever comes next. */
+  abandon(): void {}
+
   async arrived(index: number): Promise<void> {
     const layer = defined(this.#layers[index], "a layer of the model");
     while (!layer.isFixed) {

@@ -1,4 +1,5 @@
 /** @file Where a model's layers lie among the keys: one after the other, each its weight row by row, then its bias. */
+import { layerDigest } from "../../src/nn/digest.ts";
 import { initializeLayer } from "../../src/nn/initialize.ts";
 import { type ModelSpec, parameterCount } from "../../src/nn/spec.ts";
 import { intersection, type KeyRange } from "../core/ranges.ts";
@@ -20,6 +21,12 @@ export function initialLayer({ layers }: ModelSpec, index: number, seed: number)
   const weights = spec.inputs * spec.outputs;
   initializeLayer(spec, index, seed, values.subarray(0, weights), values.subarray(weights));
   return values;
+}
+
+/** Of each layer before the first step: SHA-256, hexadecimal. */
+export function initialDigests(model: ModelSpec, seed: number): Record<string, string> {
+  const digests = model.layers.map((_, layer) => layerDigest(new Uint8Array(initialLayer(model, layer, seed).buffer)));
+  return Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
 }
 
 /**

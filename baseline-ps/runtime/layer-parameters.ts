@@ -21,17 +21,20 @@ export interface WorkerParameters {
   drop(layer: number): void;
   /** Resolves when the layer is in its place. */
   arrived(layer: number): Promise<void>;
+  /** What is wanted so far is not wanted any more. */
+  abandon(): void;
 }
 
 export interface LayerParametersInit {
   readonly compute: Pick<LayerwiseCompute, "parameters">;
   readonly keys: readonly KeyRange[];
-  readonly client: Pick<KeyClient, "pull" | "wait">;
+  readonly client: Pick<KeyClient, "pull" | "wait" | "abandon">;
 }
 
 interface Pulled {
   readonly layer: number;
   readonly leastVersion: number;
+  readonly timestamp: number;
   /** Resolves with the version when the parameters are here. */
   readonly arrived: Promise<number>;
 }
@@ -39,15 +42,20 @@ interface Pulled {
 export class LayerParameters implements WorkerParameters {
   readonly #init: LayerParametersInit;
   readonly #places: number;
+  readonly #isExact: boolean;
   /** By place. */
   readonly #pulled = new Map<number, Pulled>();
   #least = 0;
   version = Infinity;
 
-  /** @param places layers whose parameters are here at once: layer i is in place `i % places` */
-  constructor(init: LayerParametersInit, places: number) {
+  /**
+   * @param places layers whose parameters are here at once: layer i is in place `i % places`
+   * @param isExact a later version than is wanted will not do
+   */
+  constructor(init: LayerParametersInit, places: number, isExact: boolean) {
     this.#init = init;
     this.#places = places;
+    this.#isExact = isExact;
   }
 
   /** What is wanted from now on is of this version at least. */
@@ -70,15 +78,23 @@ export class LayerParameters implements WorkerParameters {
     if (range === undefined) return;
     const place = layer % this.#places;
     const there = this.#pulled.get(place);
-    if (there?.layer === layer && there.leastVersion >= leastVersion) return;
-    const arrived = client.wait(client.pull(range, compute.parameters(layer), { leastVersion }));
+    const isThere = there?.layer === layer;
+    if (isThere && (this.#isExact ? there.leastVersion === leastVersion : there.leastVersion >= leastVersion)) return;
+    if (isThere) client.abandon(there.timestamp);
+    const timestamp = client.pull(range, compute.parameters(layer), { leastVersion });
+    const arrived = client.wait(timestamp);
     // Whoever uses the layer hears of it.
     arrived.catch(() => {});
-    this.#pulled.set(place, { layer, leastVersion, arrived });
+    this.#pulled.set(place, { layer, leastVersion, timestamp, arrived });
   }
 
   drop(layer: number): void {
     if (this.#pulled.get(layer % this.#places)?.layer === layer) this.#pulled.delete(layer % this.#places);
+  }
+
+  abandon(): void {
+    for (const { timestamp } of this.#pulled.values()) this.#init.client.abandon(timestamp);
+    this.#pulled.clear();
   }
 
   async arrived(layer: number): Promise<void> {

@@ -5,6 +5,7 @@
 import type { Settings } from "../../src/config/settings.ts";
 import { BUILD } from "../../src/config/fingerprint.ts";
 import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
 import {
@@ -18,6 +19,7 @@ import {
   type Word,
   wordSchema,
 } from "./messages.ts";
+import { SurvivingGroup } from "./surviving-group.ts";
 import { acceptTalk, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
 
@@ -29,22 +31,35 @@ export interface ManagerInit {
   readonly transport: Transport;
   readonly onPresent: (present: number, size: number) => void;
   readonly onJob: (job: PsJob) => void;
+  /** A process is gone, and the run goes on without it. */
+  readonly onLost: (role: string) => void;
 }
 
 interface Member {
   readonly hello: MemberHello;
   link: Link | undefined;
   report: MemberReport | undefined;
+  heardMs: number;
 }
+
+const PING_INTERVAL_MS = 100;
+/** Longer than a process stands still that has too little of the machine. */
+const SILENCE_LIMIT_MS = 3_000;
+const OVERDUE = "nothing was heard of it for too long: the run goes on without it";
 
 export class Manager {
   readonly #init: ManagerInit;
   readonly #expected: readonly string[];
   readonly #members = new Map<string, Member>();
+  #watch: NodeJS.Timeout | undefined;
+  #lookedMs = nowMs();
   readonly #ended = Promise.withResolvers<ReadonlyMap<string, MemberReport>>();
   /** Servers, data servers and scheduler that can be dialled. */
   #ready = 0;
   #isFinishing = false;
+  #isOver = false;
+  /** Of a run that survives its processes. */
+  #group: SurvivingGroup | undefined;
 
   private constructor(init: ManagerInit) {
     this.#init = init;
@@ -75,6 +90,7 @@ export class Manager {
 
   /** Says GOODBYE to everybody. */
   async close(): Promise<void> {
+    clearInterval(this.#watch);
     const links = [...this.#members.values()].flatMap(({ link }) => link ?? []);
     await Promise.all(links.map((link) => link.close(GOODBYE_LIMIT_MS)));
   }
@@ -88,7 +104,7 @@ export class Manager {
       if (parsed.data.build !== BUILD) return `this is ${BUILD}, not ${parsed.data.build}`;
       if (!this.#expected.includes(name)) return `${name} is not expected`;
       if (this.#members.has(name)) return `${name} is here already`;
-      member = { hello: parsed.data, link: undefined, report: undefined };
+      member = { hello: parsed.data, link: undefined, report: undefined, heardMs: nowMs() };
       this.#members.set(name, member);
       const own = member;
       return { schema: wordSchema, from: name, hear: (word: Word) => this.#hear(own, word) };
@@ -96,12 +112,25 @@ export class Manager {
     if (member === undefined || link === undefined) return;
     member.link = link;
     void link.ended.then(({ kind }) => {
-      if (kind !== "goodbye")
-        this.fail(new NodeLostError(`${this.#rolesOf(member!)} is gone (${kind})`, "see its log; start the run again"));
+      if (kind !== "goodbye") this.#lost(member!, kind);
     });
     const present = [...this.#members.values()].filter((each) => each.link !== undefined).length;
     this.#init.onPresent(present, this.#expected.length);
     if (present === this.#expected.length) this.#begin();
+  }
+
+  #lost(member: Member, how: string): void {
+    const { role } = member.hello;
+    const name = nameOf(role);
+    if (this.#isOver || this.#members.get(name) !== member) return;
+    if (this.#group?.lost(role) !== true) {
+      const gone = `${this.#rolesOf(member)} is gone (${how})`;
+      const remedy = this.#group === undefined ? "see its log; start the run again" : this.#group.remedy;
+      return this.fail(new NodeLostError(gone + (this.#group?.loss ?? ""), remedy));
+    }
+    this.#members.delete(name);
+    this.#init.onLost(name);
+    this.#reported();
   }
 
   /** Of its process, which dies with all of them: `worker 1 and server 1`. */
@@ -121,6 +150,25 @@ export class Manager {
     const job: PsJob = { job: id, settings, engine, dataSha256, firstStep, members: known };
     this.#init.onJob(job);
     this.#tellAll({ kind: "job", job });
+    if (settings.serverReplicas === 0) return;
+    this.#group = new SurvivingGroup(job, {
+      tellAll: (order) => this.#tellAll(order),
+      tellServer: (server, order) => tell(this.#members.get(nameOf({ kind: "server", index: server }))?.link, order),
+    });
+    this.#watch = setInterval(() => this.#look(), PING_INTERVAL_MS).unref();
+  }
+
+  /** Who stands still is taken for dead, and ends when it hears of it. */
+  #look(): void {
+    const now = nowMs();
+    const stoodStill = now - this.#lookedMs > SILENCE_LIMIT_MS / 2;
+    this.#lookedMs = now;
+    // What came meanwhile has not been looked at.
+    if (stoodStill) for (const member of this.#members.values()) member.heardMs = now;
+    for (const member of this.#members.values()) {
+      if (member.report === undefined && now - member.heardMs > SILENCE_LIMIT_MS) member.link?.abort(OVERDUE);
+      else tell(member.link, { kind: "ping" });
+    }
   }
 
   #tellAll(order: Order): void {
@@ -128,7 +176,13 @@ export class Manager {
   }
 
   #hear(member: Member, word: Word): void {
+    member.heardMs = nowMs();
     switch (word.kind) {
+      case "pong":
+        return;
+      case "copied":
+        this.#group?.copied(word.shard, word.epoch);
+        return;
       case "failed":
         return this.fail(toldError(word));
       case "ready":
@@ -142,9 +196,10 @@ export class Manager {
   }
 
   #reported(): void {
-    const missing = this.#expected.filter((name) => this.#members.get(name)?.report === undefined);
+    const missing = [...this.#members].flatMap(([name, { report }]) => (report === undefined ? [name] : []));
     if (missing.length === 0) {
       const reports = [...this.#members].map(([name, { report }]): [string, MemberReport] => [name, report!]);
+      this.#isOver = true;
       return this.#ended.resolve(new Map(reports));
     }
     // Servers serve until nobody trains any more.

@@ -3,7 +3,15 @@ import { BUILD } from "../../src/config/fingerprint.ts";
 import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
-import { GROUP_PROTOCOL, type MemberReport, type Order, orderSchema, type PsJob, type PsRole } from "./messages.ts";
+import {
+  GROUP_PROTOCOL,
+  type MemberReport,
+  type Order,
+  orderSchema,
+  type PsJob,
+  type PsRole,
+  type PsView,
+} from "./messages.ts";
 import { openTalk, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
 
@@ -12,6 +20,9 @@ export class Member {
   readonly #begin = Promise.withResolvers<void>();
   readonly #finish = Promise.withResolvers<void>();
   readonly #failed = Promise.withResolvers<never>();
+  readonly #free = Promise.withResolvers<void>();
+  #view: PsView | undefined;
+  #onView: ((view: PsView) => void) | undefined;
   #link: Link | undefined;
   #isDone = false;
 
@@ -58,6 +69,28 @@ export class Member {
     return this.#failed.promise;
   }
 
+  /** Nothing is with this server any more: it may go. */
+  get free(): Promise<void> {
+    return this.#free.promise;
+  }
+
+  /** Hears of every view from the newest on. */
+  onView(hear: (view: PsView) => void): void {
+    this.#onView = hear;
+    if (this.#view !== undefined) hear(this.#view);
+  }
+
+  /** Where another process listens, also one that has come since the job was given. */
+  addressesOf({ members }: PsJob, { kind, index }: PsRole): readonly string[] {
+    const all = [...members, ...(this.#view?.joined ?? [])];
+    return all.find(({ role }) => role.kind === kind && role.index === index)?.addresses ?? [];
+  }
+
+  /** A copy of the shard is here. */
+  copied(shard: number, epoch: number): void {
+    tell(this.#link, { kind: "copied", shard, epoch });
+  }
+
   /** This process can be dialled. */
   ready(): void {
     tell(this.#link, { kind: "ready" });
@@ -90,6 +123,13 @@ export class Member {
         return this.#begin.resolve();
       case "finish":
         return this.#finish.resolve();
+      case "ping":
+        return tell(this.#link, { kind: "pong" });
+      case "view":
+        this.#view = order.view;
+        return this.#onView?.(order.view);
+      case "free":
+        return this.#free.resolve();
       case "failed":
         return this.#fail(toldError(order));
     }

@@ -49,6 +49,22 @@ const failureSchema = z.strictObject({
   remedy: z.string().max(4096),
 });
 
+/** Who has what, and who lives; each view replaces those before it. */
+export const viewSchema = z.strictObject({
+  number: count,
+  chains: z
+    .array(z.strictObject({ epoch: count, servers: z.array(count).min(1).max(1024), isCopying: z.boolean() }))
+    .max(65_536)
+    .readonly(),
+  workers: z.array(count).max(4096).readonly(),
+  /** Servers that came after the job was given. */
+  joined: z
+    .array(memberHelloSchema.omit({ engines: true, build: true }))
+    .max(1024)
+    .readonly(),
+});
+export type PsView = z.infer<typeof viewSchema>;
+
 /** From the manager to the others. */
 export const orderSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("job"), job: jobSchema }),
@@ -56,6 +72,11 @@ export const orderSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("begin") }),
   /** Everybody who trains has ended: servers report. */
   z.strictObject({ kind: z.literal("finish") }),
+  z.strictObject({ kind: z.literal("view"), view: viewSchema }),
+  /** To be answered at once. */
+  z.strictObject({ kind: z.literal("ping") }),
+  /** Nothing is with this server any more. */
+  z.strictObject({ kind: z.literal("free") }),
   failureSchema,
 ]);
 export type Order = z.infer<typeof orderSchema>;
@@ -85,13 +106,17 @@ export interface MemberReport {
 export const wordSchema = z.discriminatedUnion("kind", [
   /** It can be dialled. */
   z.strictObject({ kind: z.literal("ready") }),
+  z.strictObject({ kind: z.literal("pong") }),
+  /** A server has its copy of a shard. */
+  z.strictObject({ kind: z.literal("copied"), shard: count, epoch: count }),
   z.strictObject({ kind: z.literal("report"), report: z.custom<MemberReport>((value) => typeof value === "object") }),
   failureSchema,
 ]);
 export type Word = z.infer<typeof wordSchema>;
 
+const trainSchema = z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count });
 const taskSchema = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count }),
+  trainSchema,
   z.strictObject({
     kind: z.literal("pause"),
     ...{ step: count, evaluates: z.boolean(), saves: z.boolean(), isLast: z.boolean() },
@@ -100,7 +125,11 @@ const taskSchema = z.discriminatedUnion("kind", [
 ]);
 
 /** From the scheduler to a worker. */
-export const givenSchema = z.strictObject({ number: count, task: taskSchema });
+export const givenSchema = z.union([
+  z.strictObject({ number: count, task: taskSchema }),
+  /** A share that it has not asked for, before all else. */
+  z.strictObject({ extra: trainSchema }),
+]);
 
 /** From a worker to the scheduler. */
 export const tellingSchema = z.discriminatedUnion("kind", [

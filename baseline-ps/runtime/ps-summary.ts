@@ -2,6 +2,7 @@
 import type { MetricsLine } from "../../src/metrics/run-folder.ts";
 import { buildSummary, median, type NodeReport } from "../../src/metrics/summary.ts";
 import { parseModel } from "../../src/nn/spec.ts";
+import { initialDigests } from "./layer-keys.ts";
 import type { MemberReport, PsJob } from "./messages.ts";
 
 /** @param reports by role, such as `worker 2` */
@@ -13,7 +14,8 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
   const nodes = [...byNode.values()].map(ofProcess).toSorted((a, b) => a.node - b.node);
   // Servers hold parts of layers: whoever saved the model tells what it is.
   const [first, ...others] = nodes;
-  const whole: NodeReport[] = [{ ...first!, layerDigests: run.layerDigests }, ...others];
+  const initialLayerDigests = initialDigests(parseModel(settings.model), settings.seed);
+  const whole: NodeReport[] = [{ ...first!, layerDigests: run.layerDigests, initialLayerDigests }, ...others];
   const facts = {
     ...{ settings, engine: engine.split(":")[0]!, firstStep, losses: run.losses, testAccuracy: run.testAccuracy },
     parameters: parseModel(settings.model).parameters,

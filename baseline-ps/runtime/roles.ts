@@ -6,7 +6,6 @@ import type { EngineKind } from "../../src/engine/contract.ts";
 import { Recorder } from "../../src/metrics/recorder.ts";
 import type { RunFolder } from "../../src/metrics/run-folder.ts";
 import { Timeline } from "../../src/metrics/timeline.ts";
-import { layerDigest } from "../../src/nn/digest.ts";
 import { type ModelSpec, parseModel } from "../../src/nn/spec.ts";
 import type { Lateness } from "../../src/net/shaped.ts";
 import { GOODBYE_LIMIT_MS } from "../../src/net/link.ts";
@@ -16,8 +15,11 @@ import { chooseEngines } from "../../src/runtime/engines.ts";
 import { Feeder } from "../../src/runtime/feeder.ts";
 import { LayerwiseCompute } from "../../src/runtime/layerwise.ts";
 import { defined } from "../../src/types/assert.ts";
+import { NodeLostError } from "../../src/types/errors.ts";
 import { type Consistency, rulesOf } from "../core/consistency.ts";
-import { divideKeys, type KeyMap } from "../core/key-map.ts";
+import type { Place } from "../core/chain.ts";
+import { placeIn, type ShardChain } from "../core/placement.ts";
+import { sizeOf } from "../core/ranges.ts";
 import type { NodeAccount } from "./account.ts";
 import { BATCHES_PROTOCOL } from "./batch-frames.ts";
 import { type Batches, loadedBatches, ServedBatches } from "./batches.ts";
@@ -25,15 +27,17 @@ import { fillStore, saveKeys } from "./checkpoint-files.ts";
 import { DataServer } from "./data-server.ts";
 import { KeyClient } from "./key-client.ts";
 import { keysProtocol } from "./key-frames.ts";
+import { KeyMemory } from "./key-memory.ts";
 import { KeyServer } from "./key-server.ts";
-import { initialLayer, layerKeys } from "./layer-keys.ts";
+import { layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
 import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
 import { stepMsMedian } from "./ps-summary.ts";
 import type { ServedJobs } from "./served-jobs.ts";
+import { chainProtocol, ShardPeers } from "./shard-peers.ts";
+import { firstMap, firstPlacement, mapOf } from "./surviving-group.ts";
 import { ServerFunctions } from "./server-functions.ts";
 import { ShareHistory } from "./share-history.ts";
-import { ShardStore } from "./store.ts";
 import { TaskLine, TaskServer } from "./tasks.ts";
 import { PsWorker } from "./worker.ts";
 
@@ -51,16 +55,15 @@ export interface RoleInit {
   readonly account: NodeAccount;
 }
 
+/** How long a worker waits for those who have the keys of a server that is gone. */
+const VIEW_LIMIT_MS = 30_000;
+
 /** A server in a worker's process computes within the worker's steps. */
 const WORKER_COUNTS_STEPS = { stepStarted: () => {}, stepEnded: () => {} };
 
 export function consistencyOf({ settings }: PsJob): Consistency {
   const { consistency: kind, tau } = settings;
   return { kind, tau: kind === "async" ? Infinity : (tau ?? 0) };
-}
-
-function keyMapOf({ settings }: PsJob): KeyMap {
-  return divideKeys(parseModel(settings.model).parameters, settings.servers);
 }
 
 function engineOf({ engine, settings }: PsJob): EngineKind {
@@ -77,39 +80,55 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
   const { job, index, transport, member, folder, account } = init;
   const { settings, firstStep } = job;
   const consistency = consistencyOf(job);
-  const range = keyMapOf(job).shards[index]!;
+  const map = firstMap(job);
+  const memory = new KeyMemory(engineOf(job));
+  const isSurvivor = settings.serverReplicas > 0;
   const functions = new ServerFunctions();
   const { optimizer, lr: rate, nodes: workers, coLocate } = settings;
   const { clockwork } = account;
   const inserted: typeof clockwork.inserted = (interval) => clockwork.inserted(interval);
-  const store = new ShardStore({ range, engine: engineOf(job), functions, function: optimizer, rate });
-  fillStore(job, store, range, folder);
   const rules = rulesOf(consistency.kind);
   const failed = Promise.withResolvers<never>();
   const node = coLocate ? index : workers + index;
   const timeline = new Timeline(folder, () => node, parseTimeline(settings.timeline));
-  let server: KeyServer | undefined = new KeyServer({
-    ...{ job: job.job, store, clients: workers, peerId: transport.peerId, timeline },
+  let server: KeyServer | undefined;
+  const peers = isSurvivor ? chainPeers(init, memory, () => server) : undefined;
+  server = new KeyServer({
+    ...{ job: job.job, server: index, map, clients: workers, peerId: transport.peerId, timeline },
+    ...{ memory, functions, function: optimizer, rate },
+    ...(peers === undefined ? {} : { peers, places: placesIn(firstPlacement(job).chains, index) }),
+    keepsBefore: isSurvivor && consistency.kind === "bsp",
+    fill: (store, range) => fillStore(job, store, range, folder),
     clockwork: coLocate ? { ...WORKER_COUNTS_STEPS, inserted } : clockwork,
-    shard: { range, firstStep, shares: workers, rules, tau: consistency.tau },
-    onFailure: (_, error) => failed.reject(error),
+    shard: { firstStep, shares: workers, rules, tau: consistency.tau },
+    onFailure: (_, error) => {
+      // Who is gone is the manager's to say.
+      if (!isSurvivor || !(error instanceof NodeLostError)) failed.reject(error);
+    },
+  });
+  member.onView((view) => {
+    server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index));
+    for (let worker = 0; worker < workers; worker += 1) if (!view.workers.includes(worker)) server?.forget(worker);
   });
   const accept = async (stream: ByteStream): Promise<void> =>
     server === undefined ? stream.abort(new Error(`job ${job.job} is over`)) : server.accept(stream);
+  if (peers !== undefined) {
+    await transport.handle(chainProtocol(job.job), (stream) => void peers.accept(stream).catch(() => {}));
+  }
   await listen(init, keysProtocol(job.job), accept);
   try {
     await Promise.race([member.finish, member.failed, failed.promise]);
     const facts = {
       role: "server",
       layers: [],
-      parameters: range.end - range.start,
+      parameters: sizeOf(server.keys),
       neighbours: coLocate ? workers - 1 : workers,
     };
     const report = account.report({
       ...{
         node,
         peerId: transport.peerId,
-        counters: server.counters,
+        counters: sumOf(server.counters, peers?.counters),
         pace: null,
         link: init.lateness(),
       },
@@ -118,11 +137,41 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
     member.report({ report, run: null, sharedWith: served.metBy(job.job) });
     await Promise.race([member.over(), member.failed]);
     await server.close(GOODBYE_LIMIT_MS);
+    await peers?.close();
   } finally {
     timeline.flush();
     // The protocol outlives the job where the process serves others; the values need not.
     server = undefined;
   }
+}
+
+type Traffic = KeyServer["counters"];
+
+function sumOf(one: Traffic, other: Traffic = { bytesSent: 0, bytesReceived: 0, messagesSent: 0 }): Traffic {
+  return {
+    bytesSent: one.bytesSent + other.bytesSent,
+    bytesReceived: one.bytesReceived + other.bytesReceived,
+    messagesSent: one.messagesSent + other.messagesSent,
+  };
+}
+
+/** Where one server is in the chains of shards. */
+function placesIn(chains: readonly ShardChain[], server: number): ReadonlyMap<number, Place> {
+  const places = chains.map((chain, shard): [number, Place | undefined] => [shard, placeIn(chain, server)]);
+  return new Map(places.filter((entry): entry is [number, Place] => entry[1] !== undefined));
+}
+
+function chainPeers(
+  { job, index, transport, member }: RoleInit,
+  memory: KeyMemory,
+  server: () => KeyServer | undefined,
+): ShardPeers {
+  return new ShardPeers({
+    ...{ job: job.job, server: index, shards: firstMap(job).shards, memory, transport },
+    addressesOf: (other) => member.addressesOf(job, { kind: "server", index: other }),
+    onMessage: (shard, message) => server()?.hear(shard, message),
+    onInstalled: (shard, epoch) => member.copied(shard, epoch),
+  });
 }
 
 /** Trains until the scheduler has no more tasks. */
@@ -132,6 +181,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
   const loaded = settings.dataServers === 0 ? loadedBatches(new Feeder(await data(), settings)) : undefined;
   const model = parseModel(settings.model);
+  const map = firstMap(job);
   const compute = await LayerwiseCompute.start({
     ...{ model: settings.model, rows: batch / microBatches, batch, seed, engine: engineOf(job) },
     held: workerHolds === "model" ? "all" : "pool",
@@ -146,10 +196,15 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const client = await KeyClient.connect({
     job: job.job,
     client: index,
-    map: keyMapOf(job),
+    map,
     servers,
     transport,
     nowMs,
+    ...(settings.serverReplicas === 0 ? {} : { survival: { limitMs: VIEW_LIMIT_MS } }),
+  });
+  member.onView((view) => {
+    const addresses = (server: number): readonly string[] => member.addressesOf(job, { kind: "server", index: server });
+    void client.adopt(view.number, mapOf(map, view), addresses);
   });
   const batches = loaded ?? (await servedBatches(init, model));
   const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
@@ -177,7 +232,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
       },
       ...{ layers: [[0, model.layers.length]], parameters: heldParameters(model, workerHolds) },
       ...{ neighbours: isServerHere ? settings.servers - 1 : settings.servers, layerDigests: {} },
-      initialLayerDigests: index === 0 ? initialDigests(model, seed) : {},
+      initialLayerDigests: {},
     });
     member.report({ report, values: client.values, dataBytesSent: batches.bytesSent, run: null });
     await tasks.close();
@@ -231,6 +286,9 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   });
   await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
   events.onReady(tasks);
+  member.onView(({ workers: living }) => {
+    for (let worker = 0; worker < workers; worker += 1) if (!living.includes(worker)) tasks.lost(worker);
+  });
   await Promise.race([tasks.ended, member.failed]);
   recorder.finish();
   history.flush();
@@ -264,9 +322,4 @@ export function heldParameters({ layers, parameters }: ModelSpec, holds: "model"
   if (holds === "model") return parameters;
   const largest = Math.max(...layers.map(({ inputs, outputs }) => (inputs + 1) * outputs));
   return Math.min(parameters, 2 * largest);
-}
-
-function initialDigests(model: ModelSpec, seed: number): Record<string, string> {
-  const digests = model.layers.map((_, layer) => layerDigest(new Uint8Array(initialLayer(model, layer, seed).buffer)));
-  return Object.fromEntries(digests.map((digest, layer) => [String(layer), Buffer.from(digest).toString("hex")]));
 }

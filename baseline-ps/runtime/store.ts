@@ -3,85 +3,80 @@
  * It does what the shard's machine says. The work is elementwise, about a nanosecond a key, less than the message costs that brings it: it is done
  * where the message is handled, and needs no thread of its own.
  */
-import type { EngineKind, Kernels } from "../../src/engine/contract.ts";
-import { loadKernels } from "../../src/engine/load.ts";
-import { EngineMemory } from "../../src/engine/memory.ts";
 import { assert, defined } from "../../src/types/assert.ts";
+import type { Update } from "../core/chain.ts";
+import type { UpdateValues } from "../core/held-shard.ts";
 import { type KeyRange, placeOf, type RangeSet } from "../core/ranges.ts";
-import type { RequestId, ShardOutput } from "../core/shard.ts";
-import { PushMemory } from "./push-memory.ts";
-import type { KeyBlock, ServerFunction, ServerFunctions } from "./server-functions.ts";
+import type { RequestId, ShardOutput } from "../core/shard-messages.ts";
+import type { KeyBlock, ServerFunction } from "./server-functions.ts";
+import type { KeyMemory } from "./key-memory.ts";
 
 /** What a push carries for the keys that it speaks of: each key's value in turn, or those of some keys only. */
 export type Values =
-  /** In memory that the store has given. */
+  /** In the server's memory. */
   | { readonly kind: "dense"; readonly range: KeyRange; readonly values: Float32Array }
   /** Keys in ascending order, and as many values; the others are zero. */
   | { readonly kind: "sparse"; readonly keys: Uint32Array; readonly values: Float32Array };
 
 export interface StoreInit {
   readonly range: KeyRange;
-  readonly engine: EngineKind;
-  readonly functions: ServerFunctions;
-  /** Name of the server function. */
-  readonly function: string;
-  readonly rate: number;
+  readonly memory: KeyMemory;
+  /** Of this shard alone. */
+  readonly function: ServerFunction;
+  /** Whether parameters are kept as they were before their newest update: beside the newest. */
+  readonly keepsBefore: boolean;
 }
 
 /** Outputs that change values. */
-export type ValueOutput = Extract<ShardOutput, { kind: "add" | "forget" | "updateStep" | "updatePush" | "stepOver" }>;
+export type ValueOutput =
+  | Extract<ShardOutput, { kind: "add" | "forget" | "stepOver" }>
+  | (Extract<ShardOutput, { kind: "update" }> & { readonly values: UpdateValues<Float32Array> });
+
+interface Kept {
+  readonly values: Values;
+  readonly release: () => void;
+}
 
 export class ShardStore {
   readonly #range: KeyRange;
-  readonly #memory = new EngineMemory(0);
-  readonly #pushMemory = new PushMemory(this.#memory);
-  readonly #kernels: Kernels;
+  readonly #memory: KeyMemory;
   readonly #function: ServerFunction;
   readonly #parameters: Float32Array;
+  readonly #before: Float32Array | undefined;
   readonly #states: readonly Float32Array[];
   /** By step. */
   readonly #sums = new Map<number, Float32Array>();
-  /** Zero, for the next step. */
-  readonly #freeSums: Float32Array[] = [];
-  readonly #pushes = new Map<string, Values>();
+  readonly #pushes = new Map<string, Kept>();
 
-  constructor({ range, engine, functions, function: name, rate }: StoreInit) {
+  constructor({ range, memory, function: own, keepsBefore }: StoreInit) {
     this.#range = range;
-    this.#kernels = loadKernels(engine, this.#memory.memory);
-    this.#function = functions.make(name, this.#kernels, rate);
+    this.#memory = memory;
+    this.#function = own;
     this.#parameters = this.#allocate();
-    this.#states = this.#function.stateNames.map(() => this.#allocate());
+    this.#states = own.stateNames.map(() => this.#allocate());
+    this.#before = keepsBefore ? this.#allocate() : undefined;
   }
 
   get stateNames(): readonly string[] {
     return this.#function.stateNames;
   }
 
-  /** Bytes of parameters, states and sums. */
-  get sizeBytes(): number {
-    const arrays = 1 + this.#states.length + this.#sums.size + this.#freeSums.length;
-    return 4 * arrays * this.#parameters.length;
+  /** All that is to be copied: parameters, states, and the parameters as they were before; of all keys of the shard, not copies. */
+  get arrays(): readonly Float32Array[] {
+    return [this.#parameters, ...this.#states, ...(this.#before === undefined ? [] : [this.#before])];
   }
 
-  /** For the values of a range, until they are forgotten. */
-  place(sizeBytes: number): Uint8Array {
-    return this.#pushMemory.take(sizeBytes);
-  }
-
-  isFinite({ kind, values }: Values): boolean {
-    return kind === "dense"
-      ? this.#kernels.firstNotFinite(values.byteOffset, values.length) < 0
-      : values.every((value) => Number.isFinite(value));
-  }
-
-  /** Keeps a push's values, which are the store's from now on, until the machine says `forget`. */
-  keep(id: RequestId, values: Values): void {
-    this.#pushes.set(nameOf(id), values);
+  /**
+   * Keeps a push's values until the machine says `forget`. What is kept already is kept once.
+   * @param release called then
+   */
+  keep(id: RequestId, values: Values, release: () => void): void {
+    if (this.#pushes.has(nameOf(id))) release();
+    else this.#pushes.set(nameOf(id), { values, release });
   }
 
   #forget(id: RequestId): void {
-    const pushed = this.#pushes.get(nameOf(id));
-    if (pushed?.kind === "dense") this.#pushMemory.giveBack(pushed.values);
+    this.#pushes.get(nameOf(id))?.release();
     this.#pushes.delete(nameOf(id));
   }
 
@@ -91,23 +86,47 @@ export class ShardStore {
         return this.#add(output, output.keys, this.#sumOf(output.step));
       case "forget":
         return this.#forget(output);
-      case "updateStep":
-        return this.#updateStep(output.step, output.keys, output.update);
-      case "updatePush":
-        return this.#updatePush(output, output.keys, output.update);
+      case "update":
+        return this.#update(output);
       case "stepOver":
         return this.#freeSum(output.step);
     }
   }
 
-  /** A copy of parameters, which is the caller's. @param part 0: the parameters; from 1 on: the function's states */
-  read({ start, end }: KeyRange, part = 0): Float32Array<ArrayBuffer> {
-    const array = part === 0 ? this.#parameters : defined(this.#states[part - 1], `state ${part - 1} is there`);
-    return new Float32Array(array.subarray(start - this.#range.start, end - this.#range.start));
+  /** Values of keys of an update, where they are: the caller uses them before it does the next output. @param keys those of `made`, or a part */
+  valuesOf(made: Update, keys: KeyRange, from: UpdateValues<Float32Array>): Float32Array {
+    switch (from.kind) {
+      case "received":
+        return from.received.subarray(keys.start - made.keys.start, keys.end - made.keys.start);
+      case "sum":
+        return this.#part(defined(this.#sums.get(made.step), `step ${made.step} has a sum`), keys);
+      case "push": {
+        const { values } = this.#pushed(from.push);
+        if (values.kind === "dense") {
+          return values.values.subarray(keys.start - values.range.start, keys.end - values.range.start);
+        }
+        const all = new Float32Array(keys.end - keys.start);
+        this.#eachSingle(values, keys, (key, value) => (all[key - keys.start] = value));
+        return all;
+      }
+    }
   }
 
-  readKeys(keys: Uint32Array): Float32Array<ArrayBuffer> {
-    return Float32Array.from(keys, (key) => this.#parameters[key - this.#range.start]!);
+  /**
+   * Copies parameters to the caller's memory.
+   * @param part 0: the parameters; from 1 on: the function's states
+   * @param before keys of which the parameters before the newest update are meant
+   */
+  read({ start, end }: KeyRange, into: Float32Array, part = 0, before: RangeSet = []): void {
+    const array = part === 0 ? this.#parameters : defined(this.#states[part - 1], `state ${part - 1} is there`);
+    into.set(this.#part(array, { start, end }));
+    for (const keys of part === 0 ? before : []) {
+      into.set(this.#part(defined(this.#before, "parameters are kept"), keys), keys.start - start);
+    }
+  }
+
+  readKeys(keys: Uint32Array, into: Float32Array): void {
+    for (const [place, key] of keys.entries()) into[place] = this.#parameters[key - this.#range.start]!;
   }
 
   /** Before the first push. */
@@ -117,35 +136,86 @@ export class ShardStore {
     array.set(values, start - this.#range.start);
   }
 
+  /** Nothing that was pushed is wanted any more. */
+  reset(): void {
+    for (const { release } of this.#pushes.values()) release();
+    this.#pushes.clear();
+    for (const sum of this.#sums.values()) this.#memory.free(sum.fill(0));
+    this.#sums.clear();
+  }
+
+  /** Its memory serves others from now on. */
+  close(): void {
+    this.reset();
+    for (const array of this.arrays) this.#memory.free(array.fill(0));
+  }
+
   #allocate(): Float32Array {
-    return this.#memory.f32(this.#memory.allocate([this.#range.end - this.#range.start]));
+    return this.#memory.zeros(this.#range.end - this.#range.start);
+  }
+
+  #part(array: Float32Array, { start, end }: KeyRange): Float32Array {
+    return array.subarray(start - this.#range.start, end - this.#range.start);
+  }
+
+  #pushed(id: RequestId): Kept {
+    return defined(this.#pushes.get(nameOf(id)), "the push's values are kept");
   }
 
   #sumOf(step: number): Float32Array {
-    const sum = this.#sums.get(step) ?? this.#freeSums.pop() ?? this.#allocate();
+    const sum = this.#sums.get(step) ?? this.#allocate();
     this.#sums.set(step, sum);
     return sum;
   }
 
   #add(id: RequestId, keys: RangeSet, sum: Float32Array): void {
-    const pushed = defined(this.#pushes.get(nameOf(id)), "the push's values are kept");
-    const first = this.#range.start;
-    for (const { start, end } of keys) {
-      if (pushed.kind === "dense") {
-        const places = pushed.values.subarray(start - pushed.range.start, end - pushed.range.start);
-        this.#kernels.addBias(sum.byteOffset + 4 * (start - first), places.byteOffset, 1, places.length);
+    const { values: pushed } = this.#pushed(id);
+    for (const range of keys) {
+      if (pushed.kind === "sparse") {
+        this.#eachSingle(pushed, range, (key, value) => (sum[key - this.#range.start]! += value));
         continue;
       }
-      const { keys: single, values } = pushed;
-      for (let place = placeOf(single, start); place < single.length && single[place]! < end; place += 1) {
-        sum[single[place]! - first]! += values[place]!;
-      }
+      const places = pushed.values.subarray(range.start - pushed.range.start, range.end - pushed.range.start);
+      this.#memory.kernels.addBias(this.#part(sum, range).byteOffset, places.byteOffset, 1, places.length);
     }
   }
 
-  #updateStep(step: number, keys: RangeSet, update: number): void {
-    const sum = defined(this.#sums.get(step), `step ${step} has a sum`);
-    for (const range of keys) this.#function.update(this.#block(range, sum), update);
+  #eachSingle(
+    { keys, values }: Extract<Values, { kind: "sparse" }>,
+    { start, end }: KeyRange,
+    use: (key: number, value: number) => void,
+  ): void {
+    for (let place = placeOf(keys, start); place < keys.length && keys[place]! < end; place += 1) {
+      use(keys[place]!, values[place]!);
+    }
+  }
+
+  #update({ made, keys, number, values }: Extract<ValueOutput, { kind: "update" }>): void {
+    const isInMemory = values.kind !== "push" || this.#pushed(values.push).values.kind === "dense";
+    for (const range of keys) {
+      const gradient = this.valuesOf(made, range, values);
+      if (this.#before !== undefined) this.#part(this.#before, range).set(this.#part(this.#parameters, range));
+      if (isInMemory) this.#apply(range, gradient, number);
+      else this.#applyFrom(range, gradient, number);
+    }
+  }
+
+  #apply(range: KeyRange, gradient: Float32Array, number: number): void {
+    const block: KeyBlock = {
+      weights: this.#part(this.#parameters, range),
+      // Each value is used once, so that the function may set it to zero.
+      gradient,
+      states: this.#states.map((state) => this.#part(state, range)),
+    };
+    this.#function.update(block, number);
+  }
+
+  /** Functions work in the engine's memory. */
+  #applyFrom(range: KeyRange, gradient: Float32Array, number: number): void {
+    const scratch = this.#allocate();
+    this.#part(scratch, range).set(gradient);
+    this.#apply(range, this.#part(scratch, range), number);
+    this.#memory.free(scratch);
   }
 
   /** It is zero, and serves another step. */
@@ -153,31 +223,7 @@ export class ShardStore {
     const sum = this.#sums.get(step);
     if (sum === undefined) return;
     this.#sums.delete(step);
-    this.#freeSums.push(sum);
-  }
-
-  #updatePush(id: RequestId, keys: RangeSet, update: number): void {
-    const pushed = defined(this.#pushes.get(nameOf(id)), "the push's values are kept");
-    if (pushed.kind === "dense") {
-      // Each key of a push is used once, so that the function may set it to zero.
-      const { values, range } = pushed;
-      for (const keyRange of keys) this.#function.update(this.#block(keyRange, values, range.start), update);
-      return;
-    }
-    const scratch = this.#freeSums.pop() ?? this.#allocate();
-    this.#add(id, keys, scratch);
-    for (const range of keys) this.#function.update(this.#block(range, scratch), update);
-    this.#freeSums.push(scratch);
-  }
-
-  /** @param first the key of the gradient's first value */
-  #block({ start, end }: KeyRange, gradient: Float32Array, first = this.#range.start): KeyBlock {
-    const [from, to] = [start - this.#range.start, end - this.#range.start];
-    return {
-      weights: this.#parameters.subarray(from, to),
-      gradient: gradient.subarray(start - first, end - first),
-      states: this.#states.map((state) => state.subarray(from, to)),
-    };
+    this.#memory.free(sum);
   }
 }
 

@@ -10,11 +10,16 @@ import type { ShareHistory } from "./share-history.ts";
 import { acceptTalk, openTalk, tell } from "./talk.ts";
 import type { PauseOutcome, TaskSource } from "./worker.ts";
 
+type Train = Extract<Task, { kind: "train" }>;
+
 /** A worker's side. */
 export class TaskLine implements TaskSource {
   readonly #link: Link;
   #number = 0;
   #awaited = Promise.withResolvers<Task>();
+  /** By step. */
+  readonly #extras: Train[] = [];
+  onExtra = (): void => {};
 
   private constructor(link: Link) {
     this.#link = link;
@@ -37,7 +42,11 @@ export class TaskLine implements TaskSource {
       addresses,
       TASKS_PROTOCOL,
       { job, worker },
-      { schema: givenSchema, from: "the task scheduler", hear: ({ task }) => line!.#awaited.resolve(task) },
+      {
+        schema: givenSchema,
+        from: "the task scheduler",
+        hear: (given) => ("extra" in given ? line!.#hearExtra(given.extra) : line!.#awaited.resolve(given.task)),
+      },
     );
     line = new TaskLine(link);
     return line;
@@ -50,6 +59,21 @@ export class TaskLine implements TaskSource {
     this.#awaited = Promise.withResolvers();
     this.#awaited.promise.catch(() => {});
     return task;
+  }
+
+  hasExtra(before: number): boolean {
+    return this.#extras.some(({ step }) => step < before);
+  }
+
+  takeExtra(before: number): Train | undefined {
+    const first = this.#extras.findIndex(({ step }) => step < before);
+    return first < 0 ? undefined : this.#extras.splice(first, 1)[0];
+  }
+
+  #hearExtra(task: Train): void {
+    this.#extras.push(task);
+    this.#extras.sort((a, b) => a.step - b.step);
+    this.onExtra();
   }
 
   losses(step: number, share: number, losses: readonly number[]): void {
@@ -91,6 +115,7 @@ export class TaskServer {
   readonly #machine: Scheduler;
   readonly #links = new Map<number, Link>();
   readonly #over = new Set<number>();
+  readonly #lost = new Set<number>();
   testAccuracy: number | null = null;
   layerDigests: Readonly<Record<string, string>> = {};
 
@@ -117,6 +142,14 @@ export class TaskServer {
       return { schema: tellingSchema, from: `worker ${number}`, hear };
     });
     if (link !== undefined) this.#links.set(worker, link);
+  }
+
+  /** The worker is gone, and the run goes on without it. */
+  lost(worker: number): void {
+    if (this.#lost.has(worker)) return;
+    this.#lost.add(worker);
+    this.#links.delete(worker);
+    this.#drive({ kind: "lost", worker });
   }
 
   /** The run ends after the steps that have begun. */
@@ -159,10 +192,15 @@ export class TaskServer {
         this.#init.onCommitted(output.step, output.loss);
         continue;
       }
+      if (output.kind === "extra") {
+        tell(this.#links.get(output.worker), { extra: output.task });
+        continue;
+      }
       const { worker, number, task } = output;
       tell(this.#links.get(worker), { number, task });
       if (task.kind === "end") this.#over.add(worker);
     }
-    if (this.#over.size === this.#init.scheduler.workers) this.#ended.resolve();
+    const gone = new Set([...this.#over, ...this.#lost]);
+    if (gone.size === this.#init.scheduler.workers && this.#over.size > 0) this.#ended.resolve();
   }
 }

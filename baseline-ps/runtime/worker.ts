@@ -21,9 +21,20 @@ import type { KeyClient } from "./key-client.ts";
 import { LaggingParameters } from "./lagging-parameters.ts";
 import { LayerParameters, type WorkerParameters } from "./layer-parameters.ts";
 
+type Train = Extract<Task, { kind: "train" }>;
+
+/** A share was not begun to be pushed, and nothing of it is to be seen. */
+class GivesWay extends Error {}
+
 /** What a worker asks of its task scheduler. */
 export interface TaskSource {
   next(): Promise<Task>;
+  /** Whether a share of an earlier step than this came unasked, without which other workers wait. */
+  hasExtra(before: number): boolean;
+  /** The earliest such share, which is the caller's then. */
+  takeExtra(before: number): Train | undefined;
+  /** Called when one comes. */
+  onExtra: () => void;
   losses(step: number, share: number, losses: readonly number[]): void;
   done(step: number, share: number, version: number): void;
   pauseDone(outcome: PauseOutcome): void;
@@ -53,8 +64,6 @@ export interface WorkerInit {
   readonly save: (step: number) => Promise<Pick<PauseOutcome, "layerDigests" | "notDurable">>;
 }
 
-type Train = Extract<Task, { kind: "train" }>;
-
 export class PsWorker {
   /** Of its newest share. */
   lag: number | null = null;
@@ -68,29 +77,75 @@ export class PsWorker {
   /** As far as it is known. */
   #nextStep: number | undefined;
   #failure: Error | undefined;
+  #interrupt: () => void = () => {};
 
   constructor(init: WorkerInit) {
     this.#init = init;
     this.#layers = init.keys.map((_, layer) => layer);
     this.#parameters = this.#newParameters();
+    init.tasks.onExtra = () => this.#interrupt();
   }
 
   #newParameters(): WorkerParameters {
     const { settings, overlaps, consistency } = this.#init;
     if (settings.parameters === "broadcast") return new AnnouncedParameters(this.#init);
     const mayLag = overlaps && consistency.tau > 0 && !this.#isPooled;
-    return mayLag ? new LaggingParameters(this.#init) : new LayerParameters(this.#init, this.#places);
+    return mayLag
+      ? new LaggingParameters(this.#init)
+      : new LayerParameters(this.#init, this.#places, consistency.kind === "bsp");
   }
 
   /** To the end of the run. */
   async train(): Promise<void> {
     this.#ask();
-    for (let task = await this.#next; task.kind !== "end"; task = await this.#next) {
-      if (task.kind === "train") await this.#share(task);
+    for (let task = await this.#nextTask(); task.kind !== "end"; task = await this.#nextTask()) {
+      if (task.kind === "train") await this.#shareAndExtras(task, true);
       else await this.#pause(task);
     }
     await Promise.all(this.#ends);
     if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** The next one that was asked for; shares that come unasked meanwhile are computed first. */
+  async #nextTask(): Promise<Task> {
+    const { tasks } = this.#init;
+    for (;;) {
+      const next = await new Promise<Task | undefined>((resolve, reject) => {
+        this.#interrupt = () => resolve(undefined);
+        if (tasks.hasExtra(Infinity)) this.#interrupt();
+        this.#next.then(resolve, reject);
+      });
+      const extra = tasks.takeExtra(next?.kind === "train" ? next.step : Infinity);
+      if (extra !== undefined) await this.#shareAndExtras(extra, false);
+      else if (next !== undefined) return next;
+    }
+  }
+
+  /** A share that waits for parameters gives way to those of earlier steps, without which they never come; then it is begun anew. */
+  async #shareAndExtras(task: Train, isAsked: boolean): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#share(task, isAsked);
+      } catch (error) {
+        if (!(error instanceof GivesWay)) throw error;
+        this.#parameters.abandon();
+        await this.#init.compute.abandon();
+        const extra = this.#init.tasks.takeExtra(task.step);
+        if (extra !== undefined) await this.#shareAndExtras(extra, false);
+      }
+    }
+  }
+
+  /** What a share waits for before anything of it is to be seen. */
+  #orGivesWay(task: Train, what: Promise<void>): Promise<void> {
+    const { tasks } = this.#init;
+    return new Promise((resolve, reject) => {
+      this.#interrupt = () => {
+        if (tasks.hasExtra(task.step)) reject(new GivesWay());
+      };
+      this.#interrupt();
+      what.then(resolve, reject);
+    });
   }
 
   #ask(): void {
@@ -107,7 +162,7 @@ export class PsWorker {
     );
   }
 
-  async #share(task: Train): Promise<void> {
+  async #share(task: Train, isAsked: boolean): Promise<void> {
     const { clockwork, tasks, consistency, client } = this.#init;
     const { step, share, from, to } = task;
     clockwork.stepStarted(step);
@@ -119,8 +174,8 @@ export class PsWorker {
       if (microBatch === to - 1) {
         tasks.losses(step, share, losses);
         // Known before this share ends, the next one costs no wait.
-        this.#ask();
-        if (this.#isFixed) this.#nextStep = step + 1;
+        if (isAsked) this.#ask();
+        if (isAsked && this.#isFixed) this.#nextStep = step + 1;
       }
       pushes.push(...(await this.#backward(task, microBatch)));
     }
@@ -132,14 +187,15 @@ export class PsWorker {
     clockwork.stepEnded();
   }
 
-  async #forward({ step, to }: Train, microBatch: number, losses: number[]): Promise<void> {
+  async #forward(task: Train, microBatch: number, losses: number[]): Promise<void> {
     const { compute, clockwork, batches, overlaps } = this.#init;
+    const { step, to } = task;
     // Both are waited for at once.
     const fed = batches.feed(compute.memory, compute.slot, training(step, microBatch));
-    await Promise.all([fed, this.#parameters.ahead(overlaps)]);
+    await Promise.all([fed, this.#orGivesWay(task, this.#parameters.ahead(overlaps))]);
     if (microBatch + 1 < to) batches.want(training(step, microBatch + 1));
     for (const layer of this.#layers) {
-      await this.#parameters.arrived(layer);
+      await this.#orGivesWay(task, this.#parameters.arrived(layer));
       const forward = await clockwork.timed(() => compute.forward(layer));
       this.#note("F", step, microBatch, forward);
       if (forward.notFiniteLayer >= 0) throw notFinite(step, forward.notFiniteLayer);

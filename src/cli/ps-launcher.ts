@@ -24,6 +24,8 @@ interface Child {
   readonly process: LocalProcess;
   readonly exited: Promise<void>;
   end: ProcessEnd | undefined;
+  /** The run may go on without it: that is the manager's to say. */
+  readonly isSpare: boolean;
   /** Folders of other runs that it serves, which it outlives this one for. */
   hosts: readonly string[];
 }
@@ -83,6 +85,10 @@ class PsLauncher {
       ),
       exited: exited.promise,
       end: undefined,
+      isSpare:
+        settings.serverReplicas > 0 &&
+        role.kind === "member" &&
+        role.members.every(({ kind }) => kind === "server" || kind === "worker"),
       hosts: [],
     };
     this.#children.push(child);
@@ -144,7 +150,8 @@ class PsLauncher {
         child.hosts = event.outs;
         return;
       case "failed":
-        this.#failures.push(event.error);
+        // Of one that the run goes on without, nobody else asks.
+        if (!child.isSpare || !this.#hasJob) this.#failures.push(event.error);
         return;
       case "viewed":
       case "left":
@@ -154,6 +161,10 @@ class PsLauncher {
 
   /** The manager tells the others; who has not ended a little later is ended. */
   #died(child: Child): void {
+    if (this.#hasJob && child.isSpare) {
+      const how = child.end?.kind === "exited" ? (child.end.signal ?? `exit code ${child.end.code}`) : "not started";
+      return this.#progress.say(`${child.name} ended (${how})`);
+    }
     if (this.#firstDead === undefined) this.#sayHosted(`${child.name} ended`);
     this.#firstDead ??= child;
     const isAlone = !this.#hasJob;

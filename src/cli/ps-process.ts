@@ -132,6 +132,7 @@ export class PsProcess {
     const summary = await manageParameterServer({
       ...{ job, settings, dataSha256: data.sha256, firstStep, transport: this.#transport, folder },
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
+      onLost: (role) => this.#emit({ kind: "warning", text: `${role} is gone: the run goes on without it` }),
       onJob: (decided) => {
         // From now on the task scheduler ends the run.
         this.#stop = () => {};

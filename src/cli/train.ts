@@ -123,16 +123,18 @@ function checkDataServers({ dataServers, batch, microBatches }: Settings, featur
 
 /** Keys for each server, and room for them. */
 function checkServers(settings: Settings, parameters: number, areOthers: boolean): void {
-  const { servers, coLocate, optimizer, tau, memoryLimit } = settings;
+  const { servers, coLocate, optimizer, tau, memoryLimit, serverReplicas } = settings;
   const { shards } = divideKeys(parameters, servers);
   if (memoryLimit === null || areOthers) return;
-  const largest = Math.max(...shards.map(({ start, end }) => end - start));
-  const ofServer = serverBytes(largest, parseOptimizer(optimizer).stateNames.length, tau ?? 0);
+  const largest = Math.max(...shards.map(({ start, end }) => end - start)) * (1 + serverReplicas);
+  const states = parseOptimizer(optimizer).stateNames.length;
+  // Of a run that survives, the parameters before the newest update too.
+  const ofServer = serverBytes(largest, states + (serverReplicas > 0 ? 1 : 0), tau ?? 0);
   const neededBytes = ofServer + (coLocate ? workerBytes(settings) : 0);
   if (neededBytes <= parseMemoryLimit(memoryLimit)) return;
   const needed = `${Math.ceil(neededBytes / 2 ** 20)}MiB`;
   throw new UsageError(
-    `--memory-limit ${memoryLimit}: a ${coLocate ? "worker and a " : ""}server's shard of ${largest} parameters needs ${needed}`,
+    `--memory-limit ${memoryLimit}: a ${coLocate ? "worker and a " : ""}server with ${largest} parameters needs ${needed}`,
     `use --memory-limit ${needed} or more, or more servers`,
   );
 }

@@ -40,6 +40,10 @@ const DESCRIPTIONS: Readonly<Record<SettingName, readonly [argument: string | nu
     "how",
     "pull (workers ask for parameters) or broadcast (in bsp: servers send each new version, unasked)",
   ],
+  serverReplicas: [
+    "count",
+    "copies of each shard on other servers; from 1 on the run survives servers and workers that die (0: it ends with the first)",
+  ],
   dataServers: ["count", "processes that load the data and send workers their micro-batches; 0: workers load it"],
   wire: ["type", "f32 in this version"],
   checkpointEvery: ["steps", "steps between checkpoints; 0: only at the end"],

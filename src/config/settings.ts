@@ -38,6 +38,7 @@ export const settingsSchema = z.strictObject({
   overlap: oneOf(["on", "off"]).default("on"),
   parameters: oneOf(["pull", "broadcast"]).default("pull"),
   dataServers: wholeNumber(0, 1024).default(0),
+  serverReplicas: wholeNumber(0, 16).default(0),
   wire: oneOfThisVersion(["f32"], ["f16", "bf16", "int8"]).default("f32"),
   checkpointEvery: wholeNumber(0, COUNT_MAX).default(0),
   validateEvery: wholeNumber(0, COUNT_MAX).default(0),
@@ -59,7 +60,17 @@ export const SETTING_NAMES = Object.keys(settingsSchema.shape) as readonly Setti
 
 /** Of a parameter server alone. */
 const SERVER_SETTINGS: readonly SettingName[] = [
-  ...(["servers", "coLocate", "consistency", "tau", "workerHolds", "overlap", "parameters", "dataServers"] as const),
+  ...([
+    "servers",
+    "coLocate",
+    "consistency",
+    "tau",
+    "workerHolds",
+    "overlap",
+    "parameters",
+    "dataServers",
+    "serverReplicas",
+  ] as const),
 ];
 
 /** What a ring can be told. */
@@ -68,7 +79,7 @@ export const RING_SETTING_NAMES = SETTING_NAMES.filter((name) => name !== "syste
 /** Settings that later versions have, by their flag's name. */
 export const LATER_SETTINGS: readonly string[] = [
   ...["watch", "dashboard", "replicate-every"],
-  ...["filter", "compress", "server-replicas", "localize"],
+  ...["filter", "compress", "localize"],
 ];
 
 /** `micro-batches` to `microBatches`: config files may use either. */
@@ -143,6 +154,7 @@ function checkServer(settings: Settings): void {
     const why = consistency === "bsp" ? "in which nothing lags" : "which bounds no lag";
     throw new UsageError(`--tau ${tau} with --consistency ${consistency}, ${why}`, "use --consistency bounded or ssp");
   }
+  checkServerReplicas(settings);
   if (coLocate && servers > nodes) {
     throw new UsageError(
       `--servers ${servers} on the nodes of ${nodes} workers (--co-locate): a worker's process holds one server at most`,
@@ -165,6 +177,26 @@ function checkServer(settings: Settings): void {
 }
 
 /** How parameters and batches come to the workers of a parameter server. */
+function checkServerReplicas({ serverReplicas, servers, parameters, coLocate, dataServers }: Settings): void {
+  if (serverReplicas === 0) return;
+  if (serverReplicas >= servers) {
+    throw new UsageError(
+      `--server-replicas ${serverReplicas} of ${servers} ${servers === 1 ? "server" : "servers"}: each copy of a shard is on a server of its own`,
+      `use --servers ${serverReplicas + 1} or more`,
+    );
+  }
+  const others = [
+    parameters === "broadcast" ? "--parameters broadcast" : "",
+    coLocate ? "--co-locate" : "",
+    dataServers > 0 ? "--data-servers" : "",
+  ].filter((flag) => flag !== "");
+  if (others.length === 0) return;
+  throw new UsageError(
+    `--server-replicas with ${others.join(" and ")} is not in this version`,
+    `leave ${others[0]} out`,
+  );
+}
+
 function checkDelivery({ parameters, consistency, workerHolds, dataServers, microBatches }: Settings): void {
   if (parameters === "broadcast" && consistency !== "bsp") {
     throw new UsageError(

@@ -98,6 +98,14 @@ export class Segment implements SegmentCompute {
     return this.#compute(slot);
   }
 
+  /** The slot's forward pass, the newest of all, is as if it had not been. */
+  abandon(slot: number): void {
+    const use = defined(this.#slots[slot] ?? undefined, `slot ${slot} is in use`);
+    assert(!use.inputDone && use.microBatch === this.#forwards - 1, "nothing came of the pass yet");
+    this.#slots[slot] = null;
+    this.#forwards -= 1;
+  }
+
   backwardInput(slot: number): void {
     const use = this.#slots[slot] ?? null;
     assert(use !== null && !use.inputDone, `slot ${slot} awaits its backward pass for inputs`);

@@ -48,6 +48,8 @@ interface SlotOperation<Kind extends string> {
 export type Operation =
   | SlotOperation<"forward">
   | SlotOperation<"evaluate">
+  /** The slot's newest forward pass is as if it had not been. */
+  | SlotOperation<"abandon">
   | SlotOperation<"backward">
   | SlotOperation<"backwardInput">
   /** One layer's part of the backward pass for weights, numbered in the model. */
@@ -87,6 +89,7 @@ export interface LayerDigest {
 export interface Outcomes {
   forward: ForwardResult;
   evaluate: ForwardResult;
+  abandon: object;
   /** When the backward pass for inputs ended and that for weights began. */
   backward: { readonly boundaryMs: number };
   backwardInput: object;

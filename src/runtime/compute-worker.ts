@@ -143,6 +143,9 @@ class Worker {
         return this.#segment(operation.lap).forward(operation.slot);
       case "evaluate":
         return this.#segment(operation.lap).evaluate(operation.slot);
+      case "abandon":
+        this.#segment(operation.lap).abandon(operation.slot);
+        return {};
       case "backward":
         return this.#backward(this.#segment(operation.lap), operation.slot);
       case "backwardInput":

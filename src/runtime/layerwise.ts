@@ -119,6 +119,15 @@ export class LayerwiseCompute {
     return this.#ahead(layer, () => this.#thread.run<"evaluate">({ kind: "evaluate", lap: layer, slot: 0 }));
   }
 
+  /** Forward passes of a micro-batch of which no backward pass has begun are as if they had not been. */
+  async abandon(): Promise<void> {
+    for (let layer = this.layers - 1; layer >= 0; layer -= 1) {
+      if (this.#done("forward", layer) === this.#done("backwardWeight", layer)) continue;
+      await this.#thread.run<"abandon">({ kind: "abandon", lap: layer, slot: 0 });
+      this.#counts.forward[layer] = this.#done("forward", layer) - 1;
+    }
+  }
+
   /** Of layer 0 too, which sends no gradient on: its activation's part. */
   async backwardInput(layer: number): Promise<OperationResult<"backwardInput">> {
     const hasGradient =

@@ -24,6 +24,9 @@ export const RandomPurpose = {
   sparseSample: 8,
   sparseWeight: 9,
   augmentation: 10,
+  matrixColumn: 11,
+  matrixFactor: 12,
+  initialFactor: 13,
 } as const;
 
 /**

@@ -47,8 +47,8 @@ export const FrameKind = {
   replicaDone: 25,
   /** A replica has applied a step: `step` is the version, the payload its digests in JSON. */
   applied: 26,
-  // Between a client and a server of keys. `view` is the request's timestamp, or the subscription's number; `lap` is how far it is behind the
-  // oldest request that is open; `value` is the first key of the range.
+  // Between a client and a server of keys. `job` is the request's timestamp, or the subscription's number; `lap` is how far it is behind the
+  // oldest request that is open; `view` says which keys are whose, and is the request's in its answer; `value` is the first key of the range.
   /** Values of a range. `step`; `microBatch` is the share. */
   push: 32,
   /** Values of single keys, the others of the server being zero: keys as uint32, then as many float32. */
@@ -64,11 +64,35 @@ export const FrameKind = {
   /** Parameters; `step` is their version. */
   pulled: 38,
   announced: 39,
+  // Between servers of the chain of a shard, `lap`; `view` is the chain's epoch.
+  /** One update: `job` is its place in the order, `step`, `microBatch` the share from 1 or 0 for the step's sum, `value` the first key. */
+  keyUpdate: 42,
+  /** All up to `job` are held. No payload. */
+  keyHas: 43,
+  /** A part of the shard's array number `credits`, from the place `value` on. */
+  keyCopy: 44,
+  /** The copy is whole: `job` updates are in it; the machine's state in JSON. */
+  keyCopied: 45,
   // Between a worker and a data server: `step`, `microBatch`; `lap` is 1 for a piece of the test set, whose index is `microBatch`.
   /** No payload. */
   batchWanted: 40,
   /** Features as float32 [rows, features], and behind them labels as int32 [rows]. */
   batch: 41,
+  // Between nodes with dynamically allocated keys. The payload: keys as uint32, ascending; behind them, where there are values, those of each key as
+  // float32. `view` is the origin's request; `lap` is the origin, or the node that is to be the owner.
+  pullOwned: 48,
+  /** With what is added. */
+  pushOwned: 49,
+  localize: 50,
+  relocate: 51,
+  /** With the values. */
+  handOver: 52,
+  /** With the values. */
+  ownedPulled: 53,
+  /** `microBatch` is the number of keys. No payload. */
+  ownedPushed: 54,
+  /** To node 0, and from it when all have said so. No payload. */
+  barrier: 55,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -117,8 +141,20 @@ const PAYLOAD_BYTES_MAX: ReadonlyMap<number, number> = new Map<FrameKind, number
   [FrameKind.pushed, 0],
   [FrameKind.pulled, TENSOR_BYTES_MAX],
   [FrameKind.announced, TENSOR_BYTES_MAX],
+  [FrameKind.keyUpdate, TENSOR_BYTES_MAX],
+  [FrameKind.keyHas, 0],
+  [FrameKind.keyCopy, LAYER_PART_BYTES_MAX],
+  [FrameKind.keyCopied, CONTROL_BYTES_MAX],
   [FrameKind.batchWanted, 0],
   [FrameKind.batch, TENSOR_BYTES_MAX],
+  [FrameKind.pullOwned, TENSOR_BYTES_MAX],
+  [FrameKind.pushOwned, TENSOR_BYTES_MAX],
+  [FrameKind.localize, TENSOR_BYTES_MAX],
+  [FrameKind.relocate, TENSOR_BYTES_MAX],
+  [FrameKind.handOver, TENSOR_BYTES_MAX],
+  [FrameKind.ownedPulled, TENSOR_BYTES_MAX],
+  [FrameKind.ownedPushed, 0],
+  [FrameKind.barrier, 0],
 ]);
 
 /** What a sender says about a frame. */

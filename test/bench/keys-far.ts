@@ -6,9 +6,9 @@ import { rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
-import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { createLibp2pTransport, type Libp2pTransportInit } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { UNBOOKED } from "../helpers/unbooked.ts";
@@ -42,12 +42,12 @@ export type Answer =
 
 async function serve(server: number, { encryption, servers, workers, sizes }: Group): Promise<Answer> {
   const addresses = sizes.map(async (keys, size) => {
-    const range = divideKeys(Math.max(keys, servers), servers).shards[server]!;
     const transport = await createLibp2pTransport({ listen: ["/ip4/127.0.0.1/tcp/0"], encryption });
     const keyServer = new KeyServer({
-      ...{ ...UNBOOKED, job: `size ${size}`, clients: workers, peerId: transport.peerId },
-      shard: { range, firstStep: 0, shares: workers, rules: rulesOf("async"), tau: Infinity },
-      store: new ShardStore({ range, engine: "wasm", functions: new ServerFunctions(), function: "sgd", rate: 0.01 }),
+      ...{ ...UNBOOKED, job: `size ${size}`, server, clients: workers, peerId: transport.peerId },
+      map: divideKeys(Math.max(keys, servers), servers),
+      shard: { firstStep: 0, shares: workers, rules: rulesOf("async"), tau: Infinity },
+      ...{ memory: new KeyMemory("wasm"), functions: new ServerFunctions(), function: "sgd", rate: 0.01 },
       onFailure: (worker, error) => {
         if (process.connected) throw new Error(`worker ${worker}`, { cause: error });
       },

@@ -8,6 +8,7 @@ import type { BenchRow } from "./row.ts";
 const BENCHMARKS: Readonly<Record<string, () => Promise<BenchRow[]>>> = {
   engine: async () => (await import("./engine.ts")).benchEngine(),
   keys: async () => (await import("./keys.ts")).benchKeys(),
+  localize: async () => (await import("./localize.ts")).benchLocalize(),
   net: async () => (await import("./net.ts")).benchNet(),
   schedule: async () => (await import("./schedule.ts")).benchSchedule(),
   training: async () => (await import("./training.ts")).benchTraining(),

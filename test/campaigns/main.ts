@@ -1,10 +1,12 @@
 /** @file `npm run campaign -- <name> [cell…]`: long proofs, resumable, their results in `results/campaigns/`. */
 import { RingTmpError, UsageError } from "../../src/types/errors.ts";
+import { allocation } from "./allocation.ts";
 import { balance } from "./balance.ts";
 import { runCampaign } from "./campaign.ts";
 import { chaos } from "./chaos.ts";
 import { consistency } from "./consistency.ts";
 import { explore } from "./explorer.ts";
+import { localize } from "./localize.ts";
 import { overlap } from "./overlap.ts";
 import { psBits } from "./ps-bits.ts";
 import { recovery } from "./recovery.ts";
@@ -18,10 +20,12 @@ import { sparse } from "./sparse.ts";
 
 const [name = "", ...ids] = process.argv.slice(2);
 const RUNS = {
+  allocation: () => runSeeds(allocation),
   balance: () => runCampaign(balance, ids),
   chaos: () => runCampaign(chaos, ids),
   consistency: () => runCampaign(consistency, ids),
   explorer: explore,
+  localize,
   overlap: () => runCampaign(overlap, ids),
   "ps-bits": () => runCampaign(psBits, ids),
   recovery: () => runSeeds(recovery),

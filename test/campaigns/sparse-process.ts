@@ -15,12 +15,13 @@ import { type Consistency, rulesOf } from "../../baseline-ps/core/consistency.ts
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
-import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { createLibp2pTransport } from "../../src/net/libp2p.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { UNBOOKED } from "../helpers/unbooked.ts";
+import type { Failed } from "./reporting-process.ts";
 
 export interface SparseRun {
   readonly task: SparseTask;
@@ -42,7 +43,7 @@ export type SparseRole =
       readonly servers: readonly (readonly string[])[];
     };
 
-/** What a process says, in this order: a server the first two, a worker the third; the last instead of any. */
+/** What a process says, in this order: a server the first two, a worker the third. */
 export type SparseReport =
   | { readonly kind: "listening"; readonly addresses: readonly string[] }
   | { readonly kind: "served"; readonly weights: readonly WeightsRecord[] }
@@ -51,12 +52,11 @@ export type SparseReport =
       readonly samples: number;
       readonly keys: number;
       readonly records: readonly StepRecord[];
-    }
-  | { readonly kind: "failed"; readonly message: string };
+    };
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
 const JOB = "sparse";
-const say = (report: SparseReport): void => void process.send!(report);
+const say = (report: SparseReport | Failed): void => void process.send!(report);
 const fail = (error: unknown): void => say({ kind: "failed", message: (error as Error).message });
 
 async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): Promise<void> {
@@ -64,13 +64,15 @@ async function serve({ index, run }: Extract<SparseRole, { kind: "server" }>): P
   const weights: WeightsRecord[] = [];
   const functions = new ServerFunctions();
   functions.define("lasso", recordedLasso(lambda, weights));
-  const range = divideKeys(keyCount(task), servers).shards[index]!;
-  const store = new ShardStore({ range, engine: "wasm-exact", functions, function: "lasso", rate });
-  const shard = { range, firstStep: 0, shares: workers, rules: rulesOf(consistency.kind), tau: consistency.tau };
+  const map = divideKeys(keyCount(task), servers);
+  const shard = { firstStep: 0, shares: workers, rules: rulesOf(consistency.kind), tau: consistency.tau };
   const onFailure = (_: number, error: Error): void => fail(error);
   const transport = await createLibp2pTransport({ listen: LISTEN });
   const { peerId } = transport;
-  const server = new KeyServer({ ...UNBOOKED, job: JOB, shard, store, clients: workers, peerId, onFailure });
+  const server = new KeyServer({
+    ...{ ...UNBOOKED, job: JOB, server: index, map, shard, clients: workers, peerId, onFailure },
+    ...{ memory: new KeyMemory("wasm-exact"), functions, function: "lasso", rate },
+  });
   await transport.handle(keysProtocol(JOB), (stream) => void server.accept(stream).catch(fail));
   say({ kind: "listening", addresses: transport.addresses });
   // The workers are done.

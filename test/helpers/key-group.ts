@@ -3,9 +3,10 @@ import { rulesOf, type Consistency } from "../../baseline-ps/core/consistency.ts
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
-import { ShardStore } from "../../baseline-ps/runtime/store.ts";
+import type { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { nowMs } from "../../src/runtime/clock.ts";
 import { UNBOOKED } from "./unbooked.ts";
@@ -50,17 +51,17 @@ export class KeyGroup implements AsyncDisposable {
     const transports = await Promise.all(Array.from({ length: servers + clients }, create));
     const failures: Failure[] = [];
     const functions = init.functions ?? new ServerFunctions();
-    const stores = map.shards.map(
-      (range) => new ShardStore({ range, engine: "wasm-exact", functions, function: init.function ?? "sgd", rate }),
-    );
-    for (const [server, range] of map.shards.entries()) {
-      const shard = { range, firstStep: 0, shares: clients, rules: rulesOf(consistency.kind), tau: consistency.tau };
+    const stores: ShardStore[] = [];
+    for (const server of map.shards.keys()) {
+      const shard = { firstStep: 0, shares: clients, rules: rulesOf(consistency.kind), tau: consistency.tau };
       const onFailure = (client: number, error: Error): void => void failures.push({ client, error });
       const keyServer = new KeyServer({
-        ...{ job: "job", shard, store: stores[server]!, clients, onFailure },
+        ...{ job: "job", server, map, shard, clients, onFailure },
+        ...{ memory: new KeyMemory("wasm-exact"), functions, function: init.function ?? "sgd", rate },
         peerId: transports[server]!.peerId,
         ...UNBOOKED,
       });
+      stores.push(keyServer.store(server));
       await transports[server]!.handle(keysProtocol("job"), (stream) => void keyServer.accept(stream));
     }
     const addresses = transports.slice(0, servers).map((transport) => transport.addresses);

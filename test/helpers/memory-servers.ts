@@ -74,14 +74,15 @@ class Group {
     const manager = this.#create("manager");
     const managing = manageParameterServer({
       ...{ job: jobOfGroup(this.#group), settings, dataSha256: dataOf(settings).sha256, firstStep, folder },
-      ...{ transport: manager, onPresent: () => {}, onJob: () => {} },
+      ...{ transport: manager, onPresent: () => {}, onJob: () => {}, onLost: () => {} },
     });
     managing.catch(() => {});
     const joining = processesOf(settings).map((roles) => this.#join(roles, manager.addresses));
     for (const each of joining) each.catch(() => {});
     try {
       const summary = await soon(managing, "the run");
-      await soon(Promise.all(joining), "the end");
+      const ended = settings.serverReplicas === 0 ? Promise.all(joining) : Promise.allSettled(joining);
+      await soon<unknown>(ended, "the end");
       return { summary, losses: lossesOf(folder) };
     } finally {
       await Promise.all([...this.#transports.values()].map((transport) => transport.close()));

@@ -4,11 +4,13 @@
  */
 import type { KeyRange, RangeSet } from "../../baseline-ps/core/ranges.ts";
 import type { Task } from "../../baseline-ps/core/scheduler.ts";
-import type { Shard, ShardInput, ShardOutput } from "../../baseline-ps/core/shard.ts";
+import type { Shard } from "../../baseline-ps/core/shard.ts";
+import type { RequestId, ShardInput, ShardOutput } from "../../baseline-ps/core/shard-messages.ts";
 import type { ServerScenario } from "./server-simulation.ts";
 import { lossOf } from "./server-simulation-worker.ts";
 
 type Output<Kind extends ShardOutput["kind"]> = Extract<ShardOutput, { kind: Kind }>;
+export type ClientRequest = Extract<ShardInput, { kind: "push" | "pull" | "subscribe" }>;
 type Pull = Extract<ShardInput, { kind: "pull" }>;
 type Subscription = Extract<ShardInput, { kind: "subscribe" }>;
 
@@ -91,10 +93,11 @@ export class ServerChecker {
   }
 
   /** A server hears this now. */
-  heard(server: number, input: ShardInput): void {
+  heard(server: number, input: ClientRequest): void {
     switch (input.kind) {
       case "push":
-        check(this.#pushOf(input, server) !== undefined, "S1", () => "a push of nobody");
+        // Each time that it comes its values are there anew.
+        this.#pushOf(input, server).isForgotten = false;
         return;
       case "pull":
         this.#pulls.set(`${input.client} ${input.timestamp} ${server}`, input);
@@ -127,7 +130,7 @@ export class ServerChecker {
     }
   }
 
-  updatedByStep({ keys, step, update }: Output<"updateStep">): void {
+  updatedByStep({ keys, made: { step }, number: update }: Output<"update">): void {
     for (const key of keysIn(keys)) {
       const known = this.#keys[key]!;
       const sum = known.sums.get(step) ?? [];
@@ -146,14 +149,14 @@ export class ServerChecker {
     }
   }
 
-  updatedByPush(output: Output<"updatePush">): void {
-    const { step, share } = this.#use(output, output.keys);
+  updatedByPush(output: Output<"update">, push: RequestId): void {
+    const { step, share } = this.#use(push, output.keys);
     for (const key of keysIn(output.keys)) {
       const known = this.#keys[key]!;
       check(
-        known.updates === output.update,
+        known.updates === output.number,
         "S2",
-        () => `update ${output.update} of key ${key} is its ${known.updates}th`,
+        () => `update ${output.number} of key ${key} is its ${known.updates}th`,
       );
       known.updates += 1;
       const isNew = !known.applied.some((applied) => applied.step === step && applied.share === share);
@@ -204,8 +207,12 @@ export class ServerChecker {
     check(version === actual, "S4", () => `version ${version} is told of keys with ${actual}`);
   }
 
-  answered(server: number, { client, timestamp, keys, version }: Output<"answer">): void {
-    this.#told(keys, version);
+  answered(server: number, { client, timestamp, keys, before, version }: Output<"answer">): void {
+    const old = new Set(keysIn(before));
+    const actual = Math.min(...[...keysIn(keys)].map((key) => this.#versionOf(key) - (old.has(key) ? 1 : 0)));
+    // Nobody hears the answer to what has been answered before.
+    const isOver = this.#finished.has(`${client} ${timestamp}`);
+    check(version === actual || isOver, "S4", () => `version ${version} is told of keys with ${actual}`);
     this.#pulls.delete(`${client} ${timestamp} ${server}`);
   }
 

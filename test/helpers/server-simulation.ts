@@ -7,10 +7,11 @@ import { divideKeys, type KeyMap } from "../../baseline-ps/core/key-map.ts";
 import type { KeyRange } from "../../baseline-ps/core/ranges.ts";
 import { Requests } from "../../baseline-ps/core/requests.ts";
 import { Scheduler, type SchedulerInput, type SchedulerOutput } from "../../baseline-ps/core/scheduler.ts";
-import { Shard, type ShardInput, type ShardOutput } from "../../baseline-ps/core/shard.ts";
+import { type HeldOutput, HeldShard } from "../../baseline-ps/core/held-shard.ts";
+import type { ShardInit } from "../../baseline-ps/core/shard-messages.ts";
 import { EventQueue } from "../../src/sim/event-queue.ts";
 import { RandomStream } from "../../src/types/random.ts";
-import { ServerChecker } from "./server-checker.ts";
+import { type ClientRequest, ServerChecker } from "./server-checker.ts";
 import { SimulatedWorker } from "./server-simulation-worker.ts";
 
 export interface ServerScenario {
@@ -41,24 +42,27 @@ export const RESEND_MS = 50;
 
 /** What one shard's user does: here it files which shares went into which key. */
 class SimulatedServer {
-  readonly machine: Shard;
+  readonly #machine: HeldShard<never, never>;
   readonly #world: ServerSimulation;
   readonly #server: number;
 
-  constructor(world: ServerSimulation, server: number, machine: Shard) {
+  constructor(world: ServerSimulation, server: number, init: ShardInit) {
     this.#world = world;
     this.#server = server;
-    this.machine = machine;
+    this.#machine = new HeldShard(init);
+    // It is alone in its chain: what it decides is made at once.
+    const place = { epoch: 0, previous: null, next: null, hasState: true, nextHasState: true };
+    for (const output of this.#machine.handle({ kind: "place", place })) this.#do(output);
   }
 
-  hear(input: ShardInput): void {
+  hear(request: ClientRequest): void {
     const { checker } = this.#world;
-    checker.heard(this.#server, input);
-    for (const output of this.machine.handle(input)) this.#do(output);
-    checker.serverRests(this.#server, this.machine);
+    checker.heard(this.#server, request);
+    for (const output of this.#machine.handle({ kind: "request", request })) this.#do(output);
+    checker.serverRests(this.#server, this.#machine.shard!);
   }
 
-  #do(output: ShardOutput): void {
+  #do(output: HeldOutput<never, never>): void {
     const world = this.#world;
     const server = this.#server;
     world.note(() => `server ${server}: ${JSON.stringify(output)}`);
@@ -67,10 +71,9 @@ class SimulatedServer {
         return world.checker.added(output);
       case "forget":
         return world.checker.forgotten(server, output);
-      case "updateStep":
+      case "update":
+        if (output.values.kind === "push") return world.checker.updatedByPush(output, output.values.push);
         return world.checker.updatedByStep(output);
-      case "updatePush":
-        return world.checker.updatedByPush(output);
       case "stepOver":
         return world.checker.stepOver(server, output.step, world.map.shards[server]!);
       case "applied":
@@ -92,6 +95,8 @@ class SimulatedServer {
       }
       case "refused":
         throw new Error(`server ${server} refuses client ${output.client}: ${output.reason}`);
+      default:
+        throw new Error(`a server alone in its chain says ${output.kind}`);
     }
   }
 }
@@ -126,10 +131,17 @@ export class ServerSimulation {
     this.layers = this.#cutLayers();
     this.pulled = this.random.nextBelow(2) === 0 ? this.layers : this.#cutLayers();
     this.checker = new ServerChecker(scenario);
-    const shards = this.map.shards.map(
-      (range) => new Shard({ range, firstStep: 0, shares: workers, rules, tau: consistency.tau }),
+    this.#servers = this.map.shards.map(
+      (range, server) =>
+        new SimulatedServer(this, server, {
+          range,
+          firstStep: 0,
+          shares: workers,
+          rules,
+          tau: consistency.tau,
+          keepsBefore: false,
+        }),
     );
-    this.#servers = shards.map((machine, server) => new SimulatedServer(this, server, machine));
     const { evaluateEvery, saveEvery, stopAtLoss } = scenario;
     this.#scheduler = new Scheduler({
       ...{ workers, assignment: rules.assignment, firstStep: 0, steps, microBatches, batch: 1 },
@@ -177,7 +189,7 @@ export class ServerSimulation {
     send();
   }
 
-  toServer(server: number, input: ShardInput): void {
+  toServer(server: number, input: ClientRequest): void {
     this.note(() => `${input.client}>${server}: ${JSON.stringify(input)}`);
     this.carry(`${input.client}>${server}`, () => this.#servers[server]!.hear(input));
   }
@@ -206,6 +218,7 @@ export class ServerSimulation {
   #scheduled(output: SchedulerOutput): void {
     this.note(() => `scheduler: ${JSON.stringify(output)}`);
     if (output.kind === "committed") return this.checker.committed(output.step, output.loss);
+    if (output.kind === "extra") throw new Error("nobody is lost");
     const { worker, number, task } = output;
     this.checker.given(worker, number, task);
     this.carry(`scheduler>${worker}`, () => this.workers[worker]!.given(number, task));

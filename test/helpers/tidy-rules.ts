@@ -41,7 +41,7 @@ interface Finding {
 type Rule = (source: Source) => readonly Finding[];
 
 const isProduction = (path: string): boolean => !/^(?:test|bin)\/|^[^/]*$/.test(path);
-const isCore = (path: string): boolean => /^(?:ring|baseline-[a-z]+)\/core\//.test(path);
+const isCore = (path: string): boolean => /^(?:ring|baseline-[a-z]+)\/(?:[a-z]+\/)?core\//.test(path);
 
 /** The folder of a level that `path` is in. */
 function placeOf(path: string): { readonly folder: string; readonly level: number } | undefined {

@@ -153,7 +153,7 @@ test("mistakes are told before any process starts", async () => {
     ["-n 9", /--micro-batches 8 for 9 workers/],
     ["-n 2 --worker-holds range", /--worker-holds range with 8 micro-batches for 2 workers/],
     ["--model mlp:4-4 --data synthetic:classes=4,features=4 --servers 21", /--servers 21 for 20 parameters/],
-    ["--memory-limit 181MiB", /a server's shard of 335114 parameters needs 187MiB/],
+    ["--memory-limit 181MiB", /a server with 335114 parameters needs 187MiB/],
     ["--servers-of run-a", /no running job is "run-a"/],
     ["--servers-of run-a --servers 2", /--servers with --servers-of: that run has as many as it has/],
     ["--data-servers -1", /--data-servers "-1": a whole number from 0/],
@@ -167,7 +167,7 @@ test("mistakes are told before any process starts", async () => {
       /--parameters broadcast with --consistency ssp: a new version could come/,
     ],
     ["--parameters broadcast --micro-batches 4 --worker-holds range", /has no room for layers/],
-    ["--server-replicas 1", /--server-replicas: not in this version/],
+    ["--server-replicas 1", /--server-replicas 1 of 1 server: each copy/],
   ];
   const lines = wrong.map(([flags]) => ["train", "--system", "ps", ...flags.split(" "), "--out", "run"]);
   for (const [index, { code, stdout, stderr }] of (await cli.runEach(lines)).entries()) {

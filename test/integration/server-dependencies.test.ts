@@ -36,8 +36,8 @@ class History {
 
   #said(bytes: Uint8Array): void {
     try {
-      const { kind, view } = readHeader(bytes);
-      if (kind === FrameKind.pull) this.lines.push(`${this.#names.get(view) ?? view} is sent`);
+      const { kind, job } = readHeader(bytes);
+      if (kind === FrameKind.pull) this.lines.push(`${this.#names.get(Number(job)) ?? job} is sent`);
     } catch {
       // What opens the link is no frame.
     }

@@ -3,10 +3,10 @@ import { afterAll, expect, test } from "vitest";
 import { rulesOf } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys } from "../../baseline-ps/core/key-map.ts";
 import { keysProtocol } from "../../baseline-ps/runtime/key-frames.ts";
+import { KeyMemory } from "../../baseline-ps/runtime/key-memory.ts";
 import { KeyServer } from "../../baseline-ps/runtime/key-server.ts";
 import { ServedJobs } from "../../baseline-ps/runtime/served-jobs.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
-import { ShardStore } from "../../baseline-ps/runtime/store.ts";
 import { KeyClient } from "../../baseline-ps/runtime/key-client.ts";
 import { GuestRuns } from "../../src/cli/ps-guests.ts";
 import { Link } from "../../src/net/link.ts";
@@ -108,16 +108,18 @@ test("whoever says one job at another's door is refused, and changes nothing the
   const network = new MemoryNetwork();
   const server = network.join("server");
   const range = { start: 0, end: 4 };
-  const stores = ["aa", "bb"].map(
-    () => new ShardStore({ range, engine: "wasm-exact", functions: new ServerFunctions(), function: "sgd", rate: 1 }),
-  );
-  for (const [index, job] of ["aa", "bb"].entries()) {
-    const shard = { range, firstStep: 0, shares: 1, rules: rulesOf("bsp"), tau: 0 };
-    const keys = new KeyServer({
-      ...{ ...UNBOOKED, job, shard, store: stores[index]!, clients: 1, peerId: server.peerId },
+  const map = divideKeys(4, 1);
+  const functions = new ServerFunctions();
+  const keyServers = ["aa", "bb"].map((job) => {
+    const shard = { firstStep: 0, shares: 1, rules: rulesOf("bsp"), tau: 0 };
+    return new KeyServer({
+      ...{ ...UNBOOKED, job, server: 0, map, shard, clients: 1, peerId: server.peerId },
+      ...{ memory: new KeyMemory("wasm-exact"), functions, function: "sgd", rate: 1 },
       onFailure: () => {},
     });
-    await server.handle(keysProtocol(job), (stream) => void keys.accept(stream));
+  });
+  for (const [index, job] of ["aa", "bb"].entries()) {
+    await server.handle(keysProtocol(job), (stream) => void keyServers[index]!.accept(stream));
   }
   const stranger = await network.join("stranger").dial(server.addresses, keysProtocol("bb"));
   const opened = Link.open(
@@ -127,12 +129,18 @@ test("whoever says one job at another's door is refused, and changes nothing the
   );
   await expect(opened).rejects.toThrow("another job");
   const servers = [server.addresses];
-  const map = divideKeys(4, 1);
   const transport = network.join("worker");
   const client = await KeyClient.connect({ job: "aa", client: 0, map, servers, transport, nowMs: () => 0 });
   await client.wait(client.push(range, Float32Array.of(1, 2, 3, 4), { step: 0, share: 0 }));
-  expect([...stores[0]!.read(range)]).toEqual([-1, -2, -3, -4]);
-  expect([...stores[1]!.read(range)]).toEqual([0, 0, 0, 0]);
+  const values = keyServers.map((each) => {
+    const into = new Float32Array(4);
+    each.store(0).read(range, into);
+    return [...into];
+  });
+  expect(values).toEqual([
+    [-1, -2, -3, -4],
+    [0, 0, 0, 0],
+  ]);
   await client.close();
 });
 

@@ -10,7 +10,7 @@ import {
 import { blockOf, drawSample, keyCount, type SparseTask } from "../../baseline-ps/applications/sparse-samples.ts";
 import type { Consistency } from "../../baseline-ps/core/consistency.ts";
 import { divideKeys, placesOf } from "../../baseline-ps/core/key-map.ts";
-import { inputOf, memoryFor } from "../../baseline-ps/runtime/key-frames.ts";
+import { requestOf, memoryFor } from "../../baseline-ps/runtime/key-frames.ts";
 import { ServerFunctions } from "../../baseline-ps/runtime/server-functions.ts";
 import { MemoryNetwork } from "../../src/net/memory.ts";
 import type { Transport } from "../../src/net/transport.ts";
@@ -63,9 +63,12 @@ async function train(
   });
   await soon(Promise.all(training), "the training");
   expect(group.failures).toEqual([]);
-  const parameters = group.stores.flatMap((store, server) => [
-    ...store.read(divideKeys(shape.keys, servers).shards[server]!),
-  ]);
+  const parameters = group.stores.flatMap((store, server) => {
+    const { start, end } = divideKeys(shape.keys, servers).shards[server]!;
+    const into = new Float32Array(end - start);
+    store.read({ start, end }, into);
+    return [...into];
+  });
   const objectives = records[0]!.map((_, step) => {
     const loss = records.reduce((sum, ofWorker) => sum + ofWorker[step]!.loss, 0);
     return loss + LAMBDA * (weights[step - 1]?.absoluteSum ?? 0);
@@ -263,8 +266,8 @@ test.each([
   const sent = { sequence: 0, grantedBytes: 0, payloadBytes: payload.byteLength, payloadChecksum: 0 };
   const header = { ...frameFields({ kind }), ...sent };
   const hear = (): unknown => {
-    if (payload.byteLength > 0) memoryFor(header, SHARD, (sizeBytes) => new Uint8Array(sizeBytes)).set(payload);
-    return inputOf(0, { header, payload }, SHARD);
+    if (payload.byteLength > 0) memoryFor(header, [SHARD], (sizeBytes) => new Uint8Array(sizeBytes)).set(payload);
+    return requestOf({ header, payload }, [SHARD]);
   };
   expect(hear).toThrow("a worker sent what this server does not take");
 });

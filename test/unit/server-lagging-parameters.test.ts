@@ -26,6 +26,7 @@ class Answers {
         return this.#waits.push(promise) - 1;
       },
       wait: (timestamp) => this.#waits[timestamp]!,
+      abandon: () => {},
     },
   });
 
@@ -116,7 +117,7 @@ describe("parameters that may lag", () => {
     const parameters = new LaggingParameters({
       keys: [{ start: 0, end: 1 }],
       compute: { parameters: () => shared(1) },
-      client: { pull: () => 0, wait: () => Promise.reject(gone) },
+      client: { pull: () => 0, wait: () => Promise.reject(gone), abandon: () => {} },
     });
     parameters.begin(0);
     await expect(parameters.arrived(0)).rejects.toThrow("server 0 is gone");

@@ -47,7 +47,7 @@ for (const seed of [1, randomInt(1_000_000_000)]) {
 
   test(`levels are those of their keys (seed ${seed})`, () => {
     const random = new RandomStream(seed, 1_003);
-    const levels = new Levels({ start: 0, end: KEYS });
+    const levels = new Levels([{ start: 0, end: KEYS, level: 0 }]);
     const known = Array.from({ length: KEYS }, () => 0);
     for (let round = 0; round < 300; round += 1) {
       const raised = draw(random);

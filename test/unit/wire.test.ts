@@ -189,7 +189,11 @@ describe("frames", () => {
     ...{ frontier: 0, replicaDone: 0, applied: APPLIED_BYTES_MAX },
     ...{ push: TENSOR_BYTES_MAX, pushSparse: TENSOR_BYTES_MAX, pull: 0, pullSparse: TENSOR_BYTES_MAX },
     ...{ subscribe: 0, pushed: 0, pulled: TENSOR_BYTES_MAX, announced: TENSOR_BYTES_MAX },
+    ...{ keyUpdate: TENSOR_BYTES_MAX, keyHas: 0, keyCopy: LAYER_PART_BYTES_MAX, keyCopied: CONTROL_BYTES_MAX },
     ...{ batchWanted: 0, batch: TENSOR_BYTES_MAX },
+    ...{ pullOwned: TENSOR_BYTES_MAX, pushOwned: TENSOR_BYTES_MAX, localize: TENSOR_BYTES_MAX },
+    ...{ relocate: TENSOR_BYTES_MAX, handOver: TENSOR_BYTES_MAX, ownedPulled: TENSOR_BYTES_MAX },
+    ...{ ownedPushed: 0, barrier: 0 },
   };
 
   test("the limits are as documented, and each number is of one kind", () => {

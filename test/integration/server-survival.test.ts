@@ -1,0 +1,101 @@
+/** @file Runs of a parameter server that go on without processes that die: with the bits of one process where updates are whole steps in order. */
+import { afterAll, describe, expect, test } from "vitest";
+import { bits, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
+import { runServers } from "../helpers/memory-servers.ts";
+
+const scratch = new Scratch();
+afterAll(() => scratch.remove());
+
+const LIMIT_MS = 60_000;
+const STEPS = 40;
+const settingsOf = (changes: Readonly<Record<string, unknown>>) =>
+  tinySettings({ system: "ps", nodes: 2, servers: 3, microBatches: 2, steps: STEPS, serverReplicas: 1, ...changes });
+
+describe("a run with copies of its shards", () => {
+  test.each([
+    { serverReplicas: 1 },
+    { serverReplicas: 2 },
+    { serverReplicas: 1, optimizer: "adam", workerHolds: "range" },
+    { serverReplicas: 2, overlap: "off" },
+  ])("has the bits of one process while nobody dies: %o", { timeout: LIMIT_MS }, async (changes) => {
+    const serial = await runSerial(
+      tinySettings({
+        system: "serial",
+        nodes: 1,
+        microBatches: 2,
+        steps: STEPS,
+        ...(changes.optimizer && { optimizer: changes.optimizer }),
+      }),
+      scratch.folder(),
+    );
+    const ended = await runServers(settingsOf(changes), scratch.folder());
+    expect(bits(ended)).toEqual(bits(serial));
+  });
+
+  test.each([
+    { dead: [[5, 1]] },
+    { dead: [[5, 0]], optimizer: "adam" },
+    { dead: [[5, 2]], serverReplicas: 2, servers: 4 },
+    {
+      dead: [
+        [5, 0],
+        [20, 1],
+      ],
+      servers: 4,
+    },
+    { dead: [[5, 1]], workerHolds: "range" },
+    { dead: [[5, 1]], overlap: "off" },
+  ])("has the bits of one process though servers die: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
+    const serial = await runSerial(
+      tinySettings({
+        system: "serial",
+        nodes: 1,
+        microBatches: 2,
+        steps: STEPS,
+        ...(changes.optimizer && { optimizer: changes.optimizer }),
+      }),
+      scratch.folder(),
+    );
+    const ended = await runServers(settingsOf(changes), scratch.folder(), {
+      onCommitted: (step, _, close) => {
+        for (const [at, index] of dead) if (step === at) close({ kind: "server", index: index! });
+      },
+    });
+    expect(bits(ended)).toEqual(bits(serial));
+  });
+
+  test.each([
+    { dead: [1] },
+    { dead: [0] },
+    { dead: [0, 2], nodes: 4, microBatches: 4 },
+    { dead: [1], workerHolds: "range" },
+    { dead: [1], overlap: "off", validateEvery: 3, checkpointEvery: 7 },
+  ])("has the bits of one process though workers die: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
+    const { microBatches = 2, validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
+    const serial = await runSerial(
+      tinySettings({ system: "serial", nodes: 1, microBatches, steps: STEPS, validateEvery, checkpointEvery }),
+      scratch.folder(),
+    );
+    const ended = await runServers(settingsOf(changes), scratch.folder(), {
+      onCommitted: (step, _, close) => {
+        for (const [turn, index] of dead.entries()) if (step === 5 + 8 * turn) close({ kind: "worker", index });
+      },
+    });
+    expect(bits(ended)).toEqual(bits(serial));
+  });
+
+  test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
+    "applies every share once, whoever dies: %o",
+    { timeout: LIMIT_MS },
+    async (changes) => {
+      const ended = await runServers(settingsOf({ ...changes, nodes: 3, microBatches: 3 }), scratch.folder(), {
+        onCommitted: (step, _, close) => {
+          if (step === 5) close({ kind: "server", index: 1 });
+          if (step === 12) close({ kind: "worker", index: 2 });
+        },
+      });
+      expect(ended.losses).toHaveLength(STEPS);
+      expect(ended.losses.at(-1)!).toBeLessThan(ended.losses[0]!);
+    },
+  );
+});
