@@ -19,7 +19,8 @@ export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>
   const facts = {
     ...{ settings, engine: engine.split(":")[0]!, firstStep, losses: run.losses, testAccuracy: run.testAccuracy },
     parameters: parseModel(settings.model).parameters,
-    ...{ idleTheory: idleFormula(nodes) ?? 0, idleFormula: idleFormula(nodes) },
+    // What servers and workers wait for each other has a closed form in bsp alone, and no dry run.
+    ...{ idleTheory: null, idleFormula: settings.consistency === "bsp" ? idleFormula(nodes) : null },
   };
   const { servers, coLocate, consistency, tau, workerHolds, overlap, dataServers, parameters } = settings;
   const ranSteps = Math.max(1, run.losses.length - firstStep);

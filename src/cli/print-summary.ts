@@ -14,6 +14,11 @@ function describe(summary: Readonly<Record<string, unknown>>, out: string): stri
   const text = (name: string): string => String(summary[name]);
   const { nodes, schedule, testAccuracy } = summary;
   const accuracy = typeof testAccuracy === "number" ? `${(100 * testAccuracy).toFixed(1)} %` : "not measured";
+  const expected = [
+    ["theory", "idlePercentTheory"],
+    ["formula", "idlePercentFormula"],
+  ].find(([, name]) => typeof summary[name!] === "number");
+  const theory = expected === undefined ? "" : ` (${expected[0]} ${number(expected[1]!, 1)} %)`;
   const lines = [
     [
       "system",
@@ -26,10 +31,7 @@ function describe(summary: Readonly<Record<string, unknown>>, out: string): stri
       "time",
       `${formatSeconds(Number(summary["wallMs"]) / 1000)}, ${number("stepMsMedian", 1)} ms a step, ${number("samplesPerSecond", 0)} samples/s`,
     ],
-    [
-      "idle",
-      `${number("idlePercentSteady", 1)} % steady (theory ${number("idlePercentTheory", 1)} %), run queue ${number("runQueuePercent", 1)} %`,
-    ],
+    ["idle", `${number("idlePercentSteady", 1)} % steady${theory}, run queue ${number("runQueuePercent", 1)} %`],
     ...emulationLine(summary["emulated"] as Readonly<Record<string, unknown>>),
     ["memory", `${formatBytes(Number(summary["peakRssBytesMax"]))} at most in a process`],
     ["weights", `sha256 ${text("weightsSha256")}`],

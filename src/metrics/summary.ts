@@ -49,7 +49,8 @@ export interface RunFacts {
   readonly losses: readonly number[];
   readonly firstStep: number;
   readonly testAccuracy: number | null;
-  readonly idleTheory: number;
+  /** Null where there is none. */
+  readonly idleTheory: number | null;
   readonly idleFormula: number | null;
   /** What the ring went through; none of it where the system does not recover. */
   readonly recovery?: RecoveryFacts;
@@ -127,7 +128,7 @@ export function buildSummary(facts: RunFacts, reports: readonly NodeReport[]): R
     stepMsMedian: reports[0]?.stepMsMedian ?? 0,
     idlePercent: idlePercent(times),
     idlePercentSteady: idlePercent(steady),
-    idlePercentTheory: 100 * facts.idleTheory,
+    idlePercentTheory: facts.idleTheory === null ? null : 100 * facts.idleTheory,
     idlePercentFormula: facts.idleFormula === null ? null : 100 * facts.idleFormula,
     runQueuePercent: wallOf(times) > 0 ? (100 * times.runQueueMs) / wallOf(times) : 0,
     bytesPerStep: perStep(reports.reduce((sum, report) => sum + report.bytesSent, 0)),

@@ -23,7 +23,14 @@ const SUBTITLES_MAX = 4;
 const MEASURED = "measured, each node";
 const THEORY = "dry run of the schedule with the measured costs";
 const FORMULA = "closed form, equal costs";
-const COLOURS: Readonly<Record<string, string>> = { [MEASURED]: "#56b4e9", [THEORY]: "#000000", [FORMULA]: "#d55e00" };
+/** Of a parameter server. */
+const LOCKSTEP = "closed form: all wait for the slowest worker, messages take no time";
+const COLOURS: Readonly<Record<string, string>> = {
+  [MEASURED]: "#56b4e9",
+  [THEORY]: "#000000",
+  [FORMULA]: "#d55e00",
+  [LOCKSTEP]: "#d55e00",
+};
 
 /** What the panels of a figure share. */
 interface Frame {
@@ -38,8 +45,10 @@ export function idleFigure(runs: readonly Run[]): TopLevelSpec {
   const columns = Math.min(runs.length, PANELS_A_ROW_MAX);
   const width = Math.floor((WIDTH - MARGIN_WIDTH - (columns - 1) * PANEL_GAP) / columns);
   const highest = Math.max(5, ...runs.flatMap(({ summary }) => shownPercents(summary)));
-  const hasFormula = runs.some(({ summary }) => summary.idlePercentFormula !== null);
-  const series = [MEASURED, THEORY, ...(hasFormula ? [FORMULA] : [])];
+  const summaries = runs.map(({ summary }) => summary);
+  const hasTheory = summaries.some(({ idlePercentTheory }) => idlePercentTheory !== null);
+  const formulas = summaries.filter(({ idlePercentFormula }) => idlePercentFormula !== null).map(formulaOf);
+  const series = [MEASURED, ...(hasTheory ? [THEORY] : []), ...new Set(formulas)];
   const frame = { width, series, top: Math.min(100, highest * HEADROOM) };
   return {
     title: titleOf(runs),
@@ -50,6 +59,8 @@ export function idleFigure(runs: readonly Run[]): TopLevelSpec {
     ...{ columns, spacing: PANEL_GAP },
   };
 }
+
+const formulaOf = ({ system }: RunSummary): string => (system === "ps" ? LOCKSTEP : FORMULA);
 
 function shownPercents({ perNode, idlePercentTheory, idlePercentFormula }: RunSummary): readonly number[] {
   const all = [...perNode.map((node) => node.idlePercentSteady), idlePercentTheory, idlePercentFormula];
@@ -73,8 +84,10 @@ const panelTitle = (summary: RunSummary) => ({
 
 function panel(summary: RunSummary, { width, top, series }: Frame, hasAxis: boolean) {
   const { idlePercentTheory, idlePercentFormula } = summary;
-  const bars = summary.perNode.map(({ node, idlePercentSteady: idle }) => ({
-    ...{ node, idle, series: MEASURED, number: idle === null ? "?" : idle.toFixed(1) },
+  const bars = summary.perNode.map(({ node, role, idlePercentSteady: idle }) => ({
+    // Workers and servers do not do the same.
+    node: summary.system === "ps" && role !== undefined ? `${node} ${role}` : node,
+    ...{ idle, series: MEASURED, number: idle === null ? "?" : idle.toFixed(1) },
   }));
   const line = (idle: number | null, name: string, strokeDash: number[]) => ({
     data: { values: idle === null ? [] : [{ idle, series: name }] },
@@ -89,7 +102,7 @@ function panel(summary: RunSummary, { width, top, series }: Frame, hasAxis: bool
   };
   const node = {
     ...{ field: "node", type: "ordinal" as const },
-    axis: { labelAngle: 0, labelOverlap: "parity" as const, grid: false },
+    ...{ sort: null, axis: { labelAngle: 0, labelOverlap: "parity" as const, grid: false } },
   };
   const colour = {
     ...{ field: "series", type: "nominal" as const },
@@ -105,7 +118,7 @@ function panel(summary: RunSummary, { width, top, series }: Frame, hasAxis: bool
         encoding: { x: node, y: percent, color: colour },
       },
       line(idlePercentTheory, THEORY, [1, 0]),
-      line(idlePercentFormula, FORMULA, [6, 4]),
+      line(idlePercentFormula, formulaOf(summary), [6, 4]),
       {
         // At the bars' feet, where no line is: a number on top would stand in the way of one.
         data: { values: isNumbered ? bars : [] },

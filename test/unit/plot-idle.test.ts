@@ -26,6 +26,17 @@ const panelsOf = (runs: Parameters<typeof idleFigure>[0]): readonly Panel[] =>
 const valuesOf = (panel: Panel | undefined) => panel?.layer.map(({ data }) => data.values);
 
 describe("the figure of idle time", () => {
+  test("tells workers from servers, which have no dry run", () => {
+    const perNode = MADE_SUMMARY.perNode.map((node, index) => ({ ...node, role: index === 0 ? "worker" : "server" }));
+    const [panel] = panelsOf([
+      { ...RUN, summary: { ...MADE_SUMMARY, system: "ps", idlePercentTheory: null, perNode } },
+    ]);
+    const [bars, theory, formula] = valuesOf(panel) ?? [];
+    expect(bars?.map(({ node }) => node)).toEqual(["0 worker", "1 server"]);
+    expect(theory).toEqual([]);
+    expect(formula?.[0]?.["series"]).toBe("closed form: all wait for the slowest worker, messages take no time");
+  });
+
   test("has a bar a node, and a line each for theory and formula", () => {
     const [panel, ...others] = panelsOf([RUN]);
     expect(others).toEqual([]);
