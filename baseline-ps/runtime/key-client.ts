@@ -132,7 +132,6 @@ export class KeyClient {
    */
   push(range: KeyRange, values: Float32Array, { step, share, after }: PushOf): number {
     checkLength(range, values);
-    // What has left may have to leave once more.
     const kept = this.#init.survival === undefined ? values : values.slice();
     return this.#issue(rangePush(range, kept, { step, share }), after);
   }
@@ -163,7 +162,8 @@ export class KeyClient {
   pullSparse(keys: Uint32Array, into: Float32Array, { leastVersion, after }: PullFrom): number {
     if (keys.length !== into.length) throw wrongLength(keys.length, into.length);
     if (keys.length === 0) throw new UsageError("a pull of no key", "name at least one");
-    return this.#issue(singlePull(keys, into, leastVersion), after);
+    const kept = this.#init.survival === undefined ? keys : keys.slice();
+    return this.#issue(singlePull(kept, into, leastVersion), after);
   }
 
   /**
@@ -209,7 +209,8 @@ export class KeyClient {
   /** Resolves when what the request sends has left, and its memory may be changed; rejects where a server is gone. */
   async sent(timestamp: number): Promise<void> {
     const open = this.#open.get(timestamp);
-    if (open === undefined) return;
+    // What may have to leave once more is copied.
+    if (open === undefined || this.#init.survival !== undefined) return;
     if (this.#failure !== undefined) throw this.#failure;
     await open.issued.promise;
     await Promise.all(open.sends);

@@ -77,6 +77,11 @@ export class PsProcess {
     }
   }
 
+  /** Asks to go, in order, from a run that can do without it. */
+  leave(): void {
+    this.#member?.leave();
+  }
+
   async run(): Promise<ToldError | undefined> {
     const { settings, role } = this.#init;
     const { memoryLimit } = settings;
@@ -123,7 +128,9 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : namesOf(role.members);
+    if (role.kind === "manager") return "server manager";
+    // Which one it is, it does not know before it has come.
+    return role.joins === true ? `joined ${role.members[0]!.kind} ${process.pid}` : namesOf(role.members);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -237,7 +244,7 @@ export class PsProcess {
     if (request.startsWith("host ") && this.#guests !== undefined)
       return this.#guests.take(request.slice("host ".length));
     if (request === "leave" && this.#member !== undefined && job.settings.serverReplicas > 0) {
-      this.#member.leave();
+      this.leave();
       return { isDone: true };
     }
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
