@@ -183,7 +183,6 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
   const loaded = settings.dataServers === 0 ? loadedBatches(new Feeder(await data(), settings)) : undefined;
   const model = parseModel(settings.model);
-  const first = firstMap(job);
   const compute = await LayerwiseCompute.start({
     ...{ model: settings.model, rows: batch / microBatches, batch, seed, engine: engineOf(job) },
     held: workerHolds === "model" ? "all" : "pool",
@@ -192,28 +191,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   await Promise.race([member.begin, member.failed]);
   const isServerHere = settings.coLocate && index < settings.servers;
   const timeline = new Timeline(folder, () => index, parseTimeline(settings.timeline));
-  // A worker that has come since finds the keys where they are now.
-  const { view } = member;
-  const map = view === undefined ? first : mapOf(first, view);
-  const servers = Array.from({ length: Math.max(...map.heads) + 1 }, (_, server) =>
-    map.heads.includes(server) ? member.addressesOf(job, { kind: "server", index: server }) : [],
-  );
-  const client = await KeyClient.connect({
-    job: job.job,
-    client: index,
-    map,
-    view: view?.number ?? 0,
-    servers,
-    transport,
-    nowMs,
-    ...(settings.serverReplicas === 0 ? {} : { survival: { limitMs: VIEW_LIMIT_MS } }),
-  });
-  member.onView((view) => {
-    // A worker that goes has no part in it.
-    if (!view.workers.includes(index)) return;
-    const addresses = (server: number): readonly string[] => member.addressesOf(job, { kind: "server", index: server });
-    void client.adopt(view.number, mapOf(first, view), addresses);
-  });
+  const client = await connectKeys(init);
   const batches = loaded ?? (await servedBatches(init, model));
   const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
   // From now on it has its part of what is to be computed.
@@ -253,6 +231,27 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
     timeline.flush();
     await compute.stop();
   }
+}
+
+/** The worker's client, which hears who has what from now on. A worker that has come since finds the keys where they are now. */
+async function connectKeys({ job, index, transport, member }: RoleInit): Promise<KeyClient> {
+  const first = firstMap(job);
+  const { view: newest } = member;
+  const map = newest === undefined ? first : mapOf(first, newest);
+  const addressesOfServer = (server: number): readonly string[] =>
+    member.addressesOf(job, { kind: "server", index: server });
+  const servers = Array.from({ length: Math.max(...map.heads) + 1 }, (_, server) =>
+    map.heads.includes(server) ? addressesOfServer(server) : [],
+  );
+  const client = await KeyClient.connect({
+    ...{ job: job.job, client: index, map, view: newest?.number ?? 0, servers, transport, nowMs },
+    ...(job.settings.serverReplicas === 0 ? {} : { survival: { limitMs: VIEW_LIMIT_MS } }),
+  });
+  member.onView((view) => {
+    // A worker that goes has no part in it.
+    if (view.workers.includes(index)) void client.adopt(view.number, mapOf(first, view), addressesOfServer);
+  });
+  return client;
 }
 
 function servedBatches({ job, index, transport }: RoleInit, { features }: ModelSpec): Promise<Batches> {
