@@ -84,13 +84,15 @@ export interface Live {
 export interface JoinInit {
   /** All that this process does: one, or with `coLocate` a worker and a server. */
   readonly roles: readonly PsRole[];
+  /** To a run that trains already: its place there is the manager's to say. */
+  readonly joins?: boolean;
   /** The manager's addresses. */
   readonly manager: readonly string[];
   readonly transport: Transport;
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
   /** With what `status` tells of this process from now on. */
-  readonly onJob?: (job: PsJob, live: () => Live) => void;
+  readonly onJob?: (job: PsJob, live: () => Live, member: Pick<Member, "role" | "leave">) => void;
   /** A data server's; a worker's where there is none. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
@@ -101,14 +103,15 @@ export interface JoinInit {
 
 /** Until the run is over. Rejects with the failure that ended it, here or elsewhere. */
 export async function joinParameterServer(init: JoinInit): Promise<void> {
-  const { roles, manager, transport, engine, folder } = init;
+  const { roles, manager, transport, engine, folder, joins = false } = init;
   const { ids } = chooseEngines(engine);
-  const members = await Promise.all(roles.map((role) => Member.join(transport, manager, role, ids)));
+  const members = await Promise.all(roles.map((role) => Member.join(transport, manager, role, ids, joins)));
   try {
     const [job] = await Promise.all(members.map((member) => member.job));
     const account = new NodeAccount();
     const { clockwork } = account;
-    init.onJob?.(job!, () => ({ step: clockwork.newestStep, idlePercent: clockwork.idlePercent, lag: account.lag() }));
+    const live = (): Live => ({ step: clockwork.newestStep, idlePercent: clockwork.idlePercent, lag: account.lag() });
+    init.onJob?.(job!, live, members[0]!);
     const shaped = shape(transport, job!);
     const given = {
       ...{ job: job!, folder, account, lateness: (): Lateness | null => shaped?.lateness ?? null },
@@ -116,7 +119,7 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
       transport: selfDialling(shaped ?? transport),
     };
     await Promise.all(
-      roles.map((role, place) => runRole(role, { ...given, index: role.index, member: members[place]! }, init)),
+      members.map((member) => runRole(member.role, { ...given, index: member.role.index, member }, init)),
     );
   } catch (error) {
     for (const member of members) member.fail(error);

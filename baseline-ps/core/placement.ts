@@ -67,6 +67,11 @@ export class Placement implements Machine<PlacementInput, PlacementOutput> {
     this.#epoch = 0;
   }
 
+  /** Whether a server may leave, and each shard have all its copies. */
+  get canSpare(): boolean {
+    return this.#staying.length > this.#replicas + 1;
+  }
+
   get chains(): readonly ShardChain[] {
     return this.#chains;
   }
@@ -99,7 +104,7 @@ export class Placement implements Machine<PlacementInput, PlacementOutput> {
         return [];
       case "leaves":
         // Each shard is to have all its copies without it.
-        if (!this.#staying.includes(input.server) || this.#staying.length <= this.#replicas + 1) return [];
+        if (!this.#staying.includes(input.server) || !this.canSpare) return [];
         this.#leaving.add(input.server);
         this.#handOver(input.server);
         return [];

@@ -57,7 +57,9 @@ export type SchedulerInput =
   /** The user ends the run. */
   | { readonly kind: "stop" }
   /** The worker is gone: others compute what it was given and has not done, and its part of what follows. */
-  | { readonly kind: "lost"; readonly worker: number };
+  | { readonly kind: "lost"; readonly worker: number }
+  /** Another process is this worker from now on, and has its part of what follows. */
+  | { readonly kind: "joined"; readonly worker: number };
 
 export type SchedulerOutput =
   | { readonly kind: "give"; readonly worker: number; readonly number: number; readonly task: Task }
@@ -136,6 +138,10 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
         break;
       case "lost":
         return [...this.#lost(input.worker), ...this.#give()];
+      case "joined":
+        this.#alive = [...new Set([...this.#alive, input.worker])].toSorted((a, b) => a - b);
+        this.#given.delete(input.worker);
+        return [];
     }
     return [...this.#commit(), ...this.#give()];
   }

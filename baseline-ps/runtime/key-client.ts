@@ -34,7 +34,9 @@ export interface KeyClientInit {
   readonly job: string;
   readonly client: number;
   readonly map: KeyMap;
-  /** Addresses of each server. */
+  /** Of the view that `map` is of; 0, the first one, where it is absent. */
+  readonly view?: number;
+  /** Addresses of each server; none of one that has no keys. */
   readonly servers: readonly (readonly string[])[];
   readonly transport: Transport;
   readonly nowMs: () => number;
@@ -103,14 +105,15 @@ export class KeyClient {
 
   private constructor(init: KeyClientInit) {
     this.#init = init;
-    this.#view = { number: 0, map: init.map };
+    this.#view = { number: init.view ?? 0, map: init.map };
     this.#failed.promise.catch(() => {});
   }
 
   /** Throws NetworkError where a server cannot be reached, or refuses. Close it in the end. */
   static async connect(init: KeyClientInit): Promise<KeyClient> {
     const client = new KeyClient(init);
-    await Promise.all(init.servers.map((addresses, server) => client.#dial(addresses, server)));
+    const there = [...init.servers.entries()].filter(([, addresses]) => addresses.length > 0);
+    await Promise.all(there.map(([server, addresses]) => client.#dial(addresses, server)));
     return client;
   }
 
@@ -129,7 +132,6 @@ export class KeyClient {
    */
   push(range: KeyRange, values: Float32Array, { step, share, after }: PushOf): number {
     checkLength(range, values);
-    // What has left may have to leave once more.
     const kept = this.#init.survival === undefined ? values : values.slice();
     return this.#issue(rangePush(range, kept, { step, share }), after);
   }
@@ -160,7 +162,8 @@ export class KeyClient {
   pullSparse(keys: Uint32Array, into: Float32Array, { leastVersion, after }: PullFrom): number {
     if (keys.length !== into.length) throw wrongLength(keys.length, into.length);
     if (keys.length === 0) throw new UsageError("a pull of no key", "name at least one");
-    return this.#issue(singlePull(keys, into, leastVersion), after);
+    const kept = this.#init.survival === undefined ? keys : keys.slice();
+    return this.#issue(singlePull(kept, into, leastVersion), after);
   }
 
   /**
@@ -206,7 +209,8 @@ export class KeyClient {
   /** Resolves when what the request sends has left, and its memory may be changed; rejects where a server is gone. */
   async sent(timestamp: number): Promise<void> {
     const open = this.#open.get(timestamp);
-    if (open === undefined) return;
+    // What may have to leave once more is copied.
+    if (open === undefined || this.#init.survival !== undefined) return;
     if (this.#failure !== undefined) throw this.#failure;
     await open.issued.promise;
     await Promise.all(open.sends);
@@ -257,13 +261,13 @@ export class KeyClient {
     this.#links.set(server, link);
     this.#allLinks.push(link);
     void link.ended.then(({ kind }) => {
+      if (this.#init.survival !== undefined) this.#links.delete(server);
       if (kind !== "goodbye") this.#lost(server, kind);
     });
   }
 
   #lost(server: number, how: string): void {
     const { survival } = this.#init;
-    this.#links.delete(server);
     if (survival === undefined) return this.#fail(server, how);
     this.#awaitedView.set(server, setTimeout(() => this.#fail(server, how), survival.limitMs).unref());
   }

@@ -20,7 +20,7 @@ import {
   wordSchema,
 } from "./messages.ts";
 import { SurvivingGroup } from "./surviving-group.ts";
-import { acceptTalk, tell } from "./talk.ts";
+import { acceptTalk, type Listener, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
 
 export interface ManagerInit {
@@ -33,6 +33,8 @@ export interface ManagerInit {
   readonly onJob: (job: PsJob) => void;
   /** A process is gone, and the run goes on without it. */
   readonly onLost: (role: string) => void;
+  /** Somebody has come, or goes: a sentence. */
+  readonly onChanged: (what: string) => void;
 }
 
 interface Member {
@@ -58,6 +60,7 @@ export class Manager {
   #ready = 0;
   #isFinishing = false;
   #isOver = false;
+  #job: PsJob | undefined;
   /** Of a run that survives its processes. */
   #group: SurvivingGroup | undefined;
 
@@ -102,6 +105,7 @@ export class Manager {
       if (!parsed.success) return "that is no process of a parameter server";
       const name = nameOf(parsed.data.role);
       if (parsed.data.build !== BUILD) return `this is ${BUILD}, not ${parsed.data.build}`;
+      if (parsed.data.joins) return this.#join(parsed.data, (joined) => (member = joined));
       if (!this.#expected.includes(name)) return `${name} is not expected`;
       if (this.#members.has(name)) return `${name} is here already`;
       member = { hello: parsed.data, link: undefined, report: undefined, heardMs: nowMs() };
@@ -114,9 +118,29 @@ export class Manager {
     void link.ended.then(({ kind }) => {
       if (kind !== "goodbye") this.#lost(member!, kind);
     });
+    if (member.hello.joins) return this.#welcome(member);
     const present = [...this.#members.values()].filter((each) => each.link !== undefined).length;
     this.#init.onPresent(present, this.#expected.length);
     if (present === this.#expected.length) this.#begin();
+  }
+
+  /** Who comes to a run that trains. Returns who hears it, or why it may not. */
+  #join(hello: MemberHello, joined: (member: Member) => void): string | Listener<typeof wordSchema> {
+    if (this.#group === undefined) return "the run does not survive its processes: it has no --server-replicas";
+    if (this.#isFinishing || this.#isOver) return "the run is at its end";
+    if (!hello.engines.includes(this.#job!.engine)) return `the run computes with ${this.#job!.engine}`;
+    const role = this.#group.placeFor(hello.role);
+    if (role === undefined) return `no ${hello.role.kind} is missing`;
+    const name = nameOf(role);
+    const member: Member = { hello: { ...hello, role }, link: undefined, report: undefined, heardMs: nowMs() };
+    this.#members.set(name, member);
+    joined(member);
+    return { schema: wordSchema, from: name, hear: (word: Word) => this.#hear(member, word) };
+  }
+
+  #welcome({ link, hello: { role } }: Member): void {
+    tell(link, { kind: "job", job: this.#job!, role, view: this.#group!.view });
+    tell(link, { kind: "begin" });
   }
 
   #lost(member: Member, how: string): void {
@@ -148,8 +172,10 @@ export class Manager {
     const { job: id, settings, dataSha256, firstStep } = this.#init;
     const known = members.map(({ role, peerId, addresses }) => ({ role, peerId, addresses }));
     const job: PsJob = { job: id, settings, engine, dataSha256, firstStep, members: known };
+    this.#job = job;
     this.#init.onJob(job);
-    this.#tellAll({ kind: "job", job });
+    for (const { link, hello } of this.#members.values())
+      tell(link, { kind: "job", job, role: hello.role, view: null });
     if (settings.serverReplicas === 0) return;
     this.#group = new SurvivingGroup(job, {
       tellAll: (order) => this.#tellAll(order),
@@ -185,7 +211,10 @@ export class Manager {
         return;
       case "failed":
         return this.fail(toldError(word));
+      case "leaves":
+        return this.#leaves(member);
       case "ready":
+        if (member.hello.joins) return this.#joined(member);
         this.#ready += 1;
         if (this.#ready === this.#expected.length - this.#init.settings.nodes) this.#tellAll({ kind: "begin" });
         return;
@@ -193,6 +222,17 @@ export class Manager {
         member.report = word.report;
         return this.#reported();
     }
+  }
+
+  #joined({ hello: { role, peerId, addresses } }: Member): void {
+    this.#init.onChanged(`${nameOf(role)} has come`);
+    this.#group?.joined({ role, peerId, addresses });
+  }
+
+  #leaves({ hello: { role }, link }: Member): void {
+    if (this.#group?.leaves(role) !== true) return this.#init.onChanged(`${nameOf(role)} may not leave: it is needed`);
+    this.#init.onChanged(`${nameOf(role)} leaves`);
+    if (role.kind === "worker") tell(link, { kind: "free" });
   }
 
   #reported(): void {

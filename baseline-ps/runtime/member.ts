@@ -23,10 +23,15 @@ export class Member {
   readonly #free = Promise.withResolvers<void>();
   #view: PsView | undefined;
   #onView: ((view: PsView) => void) | undefined;
+  /** It has come to a run that trains. */
+  readonly joins: boolean;
+  #role: PsRole;
   #link: Link | undefined;
   #isDone = false;
 
-  private constructor() {
+  private constructor(role: PsRole, joins: boolean) {
+    this.#role = role;
+    this.joins = joins;
     for (const { promise } of [this.#job, this.#begin, this.#finish, this.#failed]) promise.catch(() => {});
   }
 
@@ -36,10 +41,11 @@ export class Member {
     manager: readonly string[],
     role: PsRole,
     engines: readonly string[],
+    joins = false,
   ): Promise<Member> {
-    const member = new Member();
+    const member = new Member(role, joins);
     const { peerId, addresses } = transport;
-    const hello = { build: BUILD, role, peerId, addresses: addresses.slice(0, 16), engines };
+    const hello = { build: BUILD, role, peerId, addresses: addresses.slice(0, 16), engines, joins };
     const listener = { schema: orderSchema, from: "the server manager", hear: (order: Order) => member.#hear(order) };
     const link = await openTalk(transport, manager, GROUP_PROTOCOL, hello, listener);
     member.#link = link;
@@ -52,6 +58,21 @@ export class Member {
 
   get job(): Promise<PsJob> {
     return this.#job.promise;
+  }
+
+  /** Its place, when the job is known. */
+  get role(): PsRole {
+    return this.#role;
+  }
+
+  /** The newest; undefined before the first one that differs from the job. */
+  get view(): PsView | undefined {
+    return this.#view;
+  }
+
+  /** Asks to go, in order. */
+  leave(): void {
+    tell(this.#link, { kind: "leaves" });
   }
 
   /** Servers and scheduler can be dialled. */
@@ -118,6 +139,8 @@ export class Member {
   #hear(order: Order): void {
     switch (order.kind) {
       case "job":
+        this.#role = order.role;
+        this.#view = order.view ?? undefined;
         return this.#job.resolve(order.job);
       case "begin":
         return this.#begin.resolve();

@@ -24,6 +24,8 @@ export const memberHelloSchema = z.strictObject({
   addresses: z.array(shortText).min(1).max(16).readonly(),
   /** Engines that it offers. */
   engines: z.array(shortText).min(1).max(8).readonly(),
+  /** It comes to a run that trains: which place it takes is the manager's to say. */
+  joins: z.boolean(),
 });
 export type MemberHello = z.infer<typeof memberHelloSchema>;
 
@@ -35,7 +37,7 @@ export const jobSchema = z.strictObject({
   dataSha256: hex,
   firstStep: count,
   members: z
-    .array(memberHelloSchema.omit({ engines: true, build: true }))
+    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true }))
     .min(3)
     .max(4096)
     .readonly(),
@@ -59,7 +61,7 @@ export const viewSchema = z.strictObject({
   workers: z.array(count).max(4096).readonly(),
   /** Servers that came after the job was given. */
   joined: z
-    .array(memberHelloSchema.omit({ engines: true, build: true }))
+    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true }))
     .max(1024)
     .readonly(),
 });
@@ -67,7 +69,7 @@ export type PsView = z.infer<typeof viewSchema>;
 
 /** From the manager to the others. */
 export const orderSchema = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("job"), job: jobSchema }),
+  z.strictObject({ kind: z.literal("job"), job: jobSchema, role: roleSchema, view: viewSchema.nullable() }),
   /** Servers and scheduler can be dialled. */
   z.strictObject({ kind: z.literal("begin") }),
   /** Everybody who trains has ended: servers report. */
@@ -107,6 +109,8 @@ export const wordSchema = z.discriminatedUnion("kind", [
   /** It can be dialled. */
   z.strictObject({ kind: z.literal("ready") }),
   z.strictObject({ kind: z.literal("pong") }),
+  /** It wants to go, in order. */
+  z.strictObject({ kind: z.literal("leaves") }),
   /** A server has its copy of a shard. */
   z.strictObject({ kind: z.literal("copied"), shard: count, epoch: count }),
   z.strictObject({ kind: z.literal("report"), report: z.custom<MemberReport>((value) => typeof value === "object") }),

@@ -106,9 +106,11 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
       if (!isSurvivor || !(error instanceof NodeLostError)) failed.reject(error);
     },
   });
+  let living: readonly number[] = Array.from({ length: workers }, (_, worker) => worker);
   member.onView((view) => {
     server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index));
-    for (let worker = 0; worker < workers; worker += 1) if (!view.workers.includes(worker)) server?.forget(worker);
+    for (const worker of living) if (!view.workers.includes(worker)) server?.forget(worker);
+    living = view.workers;
   });
   const accept = async (stream: ByteStream): Promise<void> =>
     server === undefined ? stream.abort(new Error(`job ${job.job} is over`)) : server.accept(stream);
@@ -117,7 +119,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
   }
   await listen(init, keysProtocol(job.job), accept);
   try {
-    await Promise.race([member.finish, member.failed, failed.promise]);
+    await Promise.race([member.finish, member.failed, member.free, failed.promise]);
     const facts = {
       role: "server",
       layers: [],
@@ -135,7 +137,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
       ...{ ...facts, layerDigests: {}, initialLayerDigests: {} },
     });
     member.report({ report, run: null, sharedWith: served.metBy(job.job) });
-    await Promise.race([member.over(), member.failed]);
+    await Promise.race([member.over(), member.failed, member.free]);
     await server.close(GOODBYE_LIMIT_MS);
     await peers?.close();
   } finally {
@@ -181,7 +183,6 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const { batch, microBatches, seed, nodes, pace, workerHolds } = settings;
   const loaded = settings.dataServers === 0 ? loadedBatches(new Feeder(await data(), settings)) : undefined;
   const model = parseModel(settings.model);
-  const map = firstMap(job);
   const compute = await LayerwiseCompute.start({
     ...{ model: settings.model, rows: batch / microBatches, batch, seed, engine: engineOf(job) },
     held: workerHolds === "model" ? "all" : "pool",
@@ -190,24 +191,11 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   await Promise.race([member.begin, member.failed]);
   const isServerHere = settings.coLocate && index < settings.servers;
   const timeline = new Timeline(folder, () => index, parseTimeline(settings.timeline));
-  const servers = Array.from({ length: settings.servers }, (_, server) =>
-    addressesOf(job, { kind: "server", index: server }),
-  );
-  const client = await KeyClient.connect({
-    job: job.job,
-    client: index,
-    map,
-    servers,
-    transport,
-    nowMs,
-    ...(settings.serverReplicas === 0 ? {} : { survival: { limitMs: VIEW_LIMIT_MS } }),
-  });
-  member.onView((view) => {
-    const addresses = (server: number): readonly string[] => member.addressesOf(job, { kind: "server", index: server });
-    void client.adopt(view.number, mapOf(map, view), addresses);
-  });
+  const client = await connectKeys(init);
   const batches = loaded ?? (await servedBatches(init, model));
   const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
+  // From now on it has its part of what is to be computed.
+  if (member.joins) member.ready();
   const worker = new PsWorker({
     ...{ settings, consistency: consistencyOf(job), overlaps: settings.overlap === "on", compute, client, tasks },
     ...{
@@ -220,7 +208,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   });
   account.lag = () => worker.lag;
   try {
-    await Promise.race([worker.train(), member.failed]);
+    await Promise.race([worker.train(), member.failed, member.free]);
     const report = account.report({
       ...{
         node: index,
@@ -238,11 +226,32 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
     await tasks.close();
     await batches.close();
     await client.close();
-    await Promise.race([member.over(), member.failed]);
+    await Promise.race([member.over(), member.failed, member.free]);
   } finally {
     timeline.flush();
     await compute.stop();
   }
+}
+
+/** The worker's client, which hears who has what from now on. A worker that has come since finds the keys where they are now. */
+async function connectKeys({ job, index, transport, member }: RoleInit): Promise<KeyClient> {
+  const first = firstMap(job);
+  const { view: newest } = member;
+  const map = newest === undefined ? first : mapOf(first, newest);
+  const addressesOfServer = (server: number): readonly string[] =>
+    member.addressesOf(job, { kind: "server", index: server });
+  const servers = Array.from({ length: Math.max(...map.heads) + 1 }, (_, server) =>
+    map.heads.includes(server) ? addressesOfServer(server) : [],
+  );
+  const client = await KeyClient.connect({
+    ...{ job: job.job, client: index, map, view: newest?.number ?? 0, servers, transport, nowMs },
+    ...(job.settings.serverReplicas === 0 ? {} : { survival: { limitMs: VIEW_LIMIT_MS } }),
+  });
+  member.onView((view) => {
+    // A worker that goes has no part in it.
+    if (view.workers.includes(index)) void client.adopt(view.number, mapOf(first, view), addressesOfServer);
+  });
+  return client;
 }
 
 function servedBatches({ job, index, transport }: RoleInit, { features }: ModelSpec): Promise<Batches> {
@@ -287,7 +296,10 @@ export async function runScheduler(init: RoleInit, events: SchedulerEvents): Pro
   await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
   events.onReady(tasks);
   member.onView(({ workers: living }) => {
-    for (let worker = 0; worker < workers; worker += 1) if (!living.includes(worker)) tasks.lost(worker);
+    for (let worker = 0; worker < workers; worker += 1) {
+      if (living.includes(worker)) tasks.joined(worker);
+      else tasks.lost(worker);
+    }
   });
   await Promise.race([tasks.ended, member.failed]);
   recorder.finish();

@@ -34,14 +34,47 @@ export class SurvivingGroup {
   readonly #map: KeyMap;
   readonly #placement: Placement;
   readonly #events: GroupEvents;
+  readonly #nodes: number;
   #workers: readonly number[];
+  /** Servers of before the job, and those that came since. */
+  #servers: number;
+  readonly #joined: PsView["joined"][number][] = [];
   #number = 0;
+  #view: PsView | null = null;
 
   constructor(job: PsJob, events: GroupEvents) {
     this.#map = firstMap(job);
     this.#placement = firstPlacement(job);
     this.#workers = Array.from({ length: job.settings.nodes }, (_, worker) => worker);
+    this.#servers = job.settings.servers;
     this.#events = events;
+    this.#nodes = job.settings.nodes;
+  }
+
+  /** The place that somebody who comes may take; undefined: there is none. */
+  placeFor({ kind }: PsRole): PsRole | undefined {
+    if (kind === "server") return { kind, index: this.#servers++ };
+    const free = Array.from({ length: this.#nodes }, (_, worker) => worker).find(
+      (each) => !this.#workers.includes(each),
+    );
+    return kind === "worker" && free !== undefined ? { kind, index: free } : undefined;
+  }
+
+  /** It can be dialled. */
+  joined(member: PsView["joined"][number]): void {
+    const { kind, index } = member.role;
+    if (kind === "worker") {
+      this.#workers = [...this.#workers, index].toSorted((a, b) => a - b);
+      return this.#tell();
+    }
+    this.#joined.push(member);
+    this.#place({ kind: "joined", server: index });
+  }
+
+  /** Its shards go to others first; a worker may go at once. Returns whether the run can do without it. */
+  leaves({ kind, index }: PsRole): boolean {
+    if (kind === "worker") return this.#workers.length > 1 && this.lost({ kind, index });
+    return kind === "server" && this.#placement.canSpare && this.#place({ kind: "leaves", server: index });
   }
 
   get remedy(): string {
@@ -87,6 +120,12 @@ export class SurvivingGroup {
       servers: [...servers],
       isCopying,
     }));
-    this.#events.tellAll({ kind: "view", view: { number: this.#number, chains, workers: this.#workers, joined: [] } });
+    this.#view = { number: this.#number, chains, workers: this.#workers, joined: [...this.#joined] };
+    this.#events.tellAll({ kind: "view", view: this.#view });
+  }
+
+  /** The newest; null where nothing has changed since the job was given. */
+  get view(): PsView | null {
+    return this.#view;
   }
 }

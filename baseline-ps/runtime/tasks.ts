@@ -116,6 +116,8 @@ export class TaskServer {
   readonly #links = new Map<number, Link>();
   readonly #over = new Set<number>();
   readonly #lost = new Set<number>();
+  /** From workers that have come, before it is known here that they have. */
+  readonly #early = new Map<number, Telling[]>();
   testAccuracy: number | null = null;
   layerDigests: Readonly<Record<string, string>> = {};
 
@@ -152,6 +154,15 @@ export class TaskServer {
     this.#drive({ kind: "lost", worker });
   }
 
+  /** Another process is this worker now. */
+  joined(worker: number): void {
+    if (!this.#lost.delete(worker)) return;
+    this.#drive({ kind: "joined", worker });
+    const early = this.#early.get(worker) ?? [];
+    this.#early.delete(worker);
+    for (const telling of early) this.#hear(worker, telling);
+  }
+
   /** The run ends after the steps that have begun. */
   requestStop(): void {
     this.#drive({ kind: "stop" });
@@ -162,6 +173,10 @@ export class TaskServer {
   }
 
   #hear(worker: number, telling: Telling): void {
+    if (this.#lost.has(worker)) {
+      this.#early.set(worker, [...(this.#early.get(worker) ?? []), telling]);
+      return;
+    }
     if (telling.kind === "ask") return this.#drive({ ...telling, worker });
     if (telling.kind === "losses") return this.#drive(telling);
     if (telling.kind === "done") {

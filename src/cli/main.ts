@@ -78,11 +78,14 @@ function addRunCommands(program: Command): void {
       "\nExamples:\n  ringtmp train --system serial --steps 100 --out results/runs/serial --json\n  ringtmp train --system ps -n 4 --servers 2 --consistency bounded --tau 2\n  ringtmp train --system ps -n 2 --model mlp:784-64-10 --servers-of first",
     )
     .action(async (options: Options) => run((await import("./train.ts")).train(options)));
-  const join = program.command("join").argument("<multiaddr>", "address that the founder, or any member, printed");
+  const join = program
+    .command("join")
+    .argument("<multiaddr>", "address that the founder, or any member, printed; with --as: a run on this machine");
   addTrainingFlags(
     join.description("add a node from this or another machine to a ring that forms or trains"),
     EXPECTABLE,
   )
+    .option("--as <kind>", "server or worker of a parameter server that trains with --server-replicas")
     .option("--invite <token>", "the token that the founder asked for")
     .option("--listen <multiaddr>", "where this node listens (default: every interface, any port)")
     .option("--out <folder>", "where this machine's results go")
@@ -95,9 +98,13 @@ function addRunCommands(program: Command): void {
     .option("--quiet", "no progress")
     .addHelpText(
       "after",
-      "\nTraining flags given here must be the job's, or the ring refuses this node.\n\nExample:\n  ringtmp join /ip4/192.168.1.5/tcp/40123/p2p/12D3KooW…",
+      "\nTraining flags given here must be the job's, or the ring refuses this node.\n\nExamples:\n  ringtmp join /ip4/192.168.1.5/tcp/40123/p2p/12D3KooW…\n  ringtmp join results/runs/server --as worker",
     )
-    .action(async (address: string, options: Options) => run((await import("./join.ts")).join(address, options)));
+    .action(async (address: string, options: Options) => {
+      const { as, quiet } = options;
+      if (typeof as !== "string") return run((await import("./join.ts")).join(address, options));
+      return run((await import("./ps-join.ts")).joinServers(address, as, quiet === true));
+    });
 }
 
 /** Settings that a joiner may insist on. */

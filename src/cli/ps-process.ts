@@ -37,7 +37,13 @@ export interface PsProcessInit {
   readonly out: string;
   readonly role:
     | { readonly kind: "manager"; readonly force: boolean; readonly resume: boolean }
-    | { readonly kind: "member"; readonly members: readonly PsRole[]; readonly manager: readonly string[] };
+    | {
+        readonly kind: "member";
+        readonly members: readonly PsRole[];
+        readonly manager: readonly string[];
+        /** To a run that trains already. */
+        readonly joins?: boolean;
+      };
 }
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
@@ -48,6 +54,7 @@ export class PsProcess {
   readonly #outgrown = Promise.withResolvers<never>();
   readonly #stopped = Promise.withResolvers<never>();
   #stop: (() => void) | undefined;
+  #member: Parameters<NonNullable<Parameters<typeof joinParameterServer>[0]["onJob"]>>[2] | undefined;
   #log: Logger | undefined;
   #transport: Transport | undefined;
   #control: { close(): void } | undefined;
@@ -70,6 +77,11 @@ export class PsProcess {
     }
   }
 
+  /** Asks to go, in order, from a run that can do without it. */
+  leave(): void {
+    this.#member?.leave();
+  }
+
   async run(): Promise<ToldError | undefined> {
     const { settings, role } = this.#init;
     const { memoryLimit } = settings;
@@ -77,7 +89,7 @@ export class PsProcess {
       memoryLimit === null ? () => {} : watchMemory(parseMemoryLimit(memoryLimit), (bytes) => this.#outgrow(bytes));
     try {
       const own = await this.#live(
-        role.kind === "manager" ? this.#manage(role) : this.#join(role.members, role.manager),
+        role.kind === "manager" ? this.#manage(role) : this.#join(role.members, role.manager, role.joins ?? false),
       );
       const others = await this.#live(this.#guests?.close());
       return own ?? others;
@@ -116,7 +128,9 @@ export class PsProcess {
 
   get #name(): string {
     const { role } = this.#init;
-    return role.kind === "manager" ? "server manager" : namesOf(role.members);
+    if (role.kind === "manager") return "server manager";
+    // Which one it is, it does not know before it has come.
+    return role.joins === true ? `joined ${role.members[0]!.kind} ${process.pid}` : namesOf(role.members);
   }
 
   async #manage({ force, resume }: Extract<PsProcessInit["role"], { kind: "manager" }>): Promise<void> {
@@ -132,13 +146,17 @@ export class PsProcess {
     const summary = await manageParameterServer({
       ...{ job, settings, dataSha256: data.sha256, firstStep, transport: this.#transport, folder },
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
+      onChanged: (text) => this.#emit({ kind: "warning", text }),
       onLost: (role) => this.#emit({ kind: "warning", text: `${role} is gone: the run goes on without it` }),
       onJob: (decided) => {
         // From now on the task scheduler ends the run.
         this.#stop = () => {};
         const environment = { ...describeEnvironment(decided.engine, settings), dataSha256: data.sha256 };
         folder.writeJson(RUN_FILES.environment, environment);
-        folder.writeJson(RUN_FILES.job, { job, name: settings.name, control: controlSocket(job, "NODE") });
+        folder.writeJson(RUN_FILES.job, {
+          ...{ job, name: settings.name, control: controlSocket(job, "NODE") },
+          manager: this.#transport!.addresses,
+        });
         void this.#serve(decided, folder);
         this.#emit({ kind: "formed", node: this.#node, job, steps: settings.steps, estimate: null });
       },
@@ -146,7 +164,7 @@ export class PsProcess {
     this.#emit({ kind: "done", summary });
   }
 
-  async #join(roles: readonly PsRole[], manager: readonly string[]): Promise<void> {
+  async #join(roles: readonly PsRole[], manager: readonly string[], joins: boolean): Promise<void> {
     const { settings, out } = this.#init;
     const folder = this.#open(new RunFolder(out));
     const transport = await createLibp2pTransport({ listen: LISTEN });
@@ -161,8 +179,9 @@ export class PsProcess {
       });
     }
     await joinParameterServer({
-      ...{ roles, manager, transport, engine: settings.engine, folder, served },
-      onJob: (job, live) => {
+      ...{ roles, manager, transport, engine: settings.engine, folder, served, joins },
+      onJob: (job, live, member) => {
+        this.#member = member;
         const holds = roles.some(({ kind }) => kind === "worker" || kind === "server");
         void this.#serve(job, folder, holds ? live : undefined);
       },
@@ -191,7 +210,8 @@ export class PsProcess {
 
   get #node(): number {
     const { role, settings } = this.#init;
-    return role.kind === "manager" ? nodeOf(SCHEDULER, settings) + 1 : nodeOf(role.members[0]!, settings);
+    if (role.kind === "manager") return nodeOf(SCHEDULER, settings) + 1;
+    return nodeOf(this.#member?.role ?? role.members[0]!, settings);
   }
 
   async #serve(job: PsJob, folder: RunFolder, live?: () => Live): Promise<void> {
@@ -223,6 +243,10 @@ export class PsProcess {
     }
     if (request.startsWith("host ") && this.#guests !== undefined)
       return this.#guests.take(request.slice("host ".length));
+    if (request === "leave" && this.#member !== undefined && job.settings.serverReplicas > 0) {
+      this.leave();
+      return { isDone: true };
+    }
     if (request !== "status") return { isDone: false, reason: "not in this version for a parameter server" };
     const byNode = Map.groupBy(job.members, ({ role }) => nodeOf(role, job.settings));
     const members = [...byNode].map(([number, roles]) => {

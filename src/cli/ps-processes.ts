@@ -28,6 +28,7 @@ export function nodeOf({ kind, index }: PsRole, settings: Settings): number {
     case "worker":
       return index;
     case "server":
+      if (index >= servers) return nodeOf(SCHEDULER, settings) + 2 + settings.dataServers + (index - servers);
       return coLocate ? index : nodes + index;
     case "scheduler":
       return coLocate ? nodes : nodes + servers;

@@ -10,12 +10,19 @@ import { MemoryNetwork } from "../../src/net/memory.ts";
 import type { Transport } from "../../src/net/transport.ts";
 import { dataOf, lossesOf, type Outcome, soon } from "./memory-ring.ts";
 
+/** `close`, of `onCommitted`, ends everything that a process says and hears, as if it had died. */
+export interface Changes {
+  /** Another process comes. */
+  readonly join: (kind: "server" | "worker") => void;
+  /** A process wants to go, in order. */
+  readonly leave: (role: PsRole) => void;
+}
+
 export interface ServersOptions {
   readonly firstStep?: number;
   /** A process loads the data set. */
   readonly onLoaded?: (role: PsRole) => void;
-  /** `close` ends everything that a process says and hears, as if it had died. */
-  readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void) => void;
+  readonly onCommitted?: (step: number, stop: () => void, close: (role: PsRole) => void, changes: Changes) => void;
 }
 
 export interface GroupInit extends ServersOptions {
@@ -60,6 +67,9 @@ class Group {
   readonly #init: GroupInit;
   /** Its own, not the servers'. */
   readonly #transports = new Map<string, Transport>();
+  readonly #members = new Map<string, { leave(): void }>();
+  readonly #joiners: Promise<void>[] = [];
+  #manager: readonly string[] = [];
   #stop = (): void => {};
 
   constructor(network: MemoryNetwork, servers: readonly Server[], group: number, init: GroupInit) {
@@ -74,15 +84,17 @@ class Group {
     const manager = this.#create("manager");
     const managing = manageParameterServer({
       ...{ job: jobOfGroup(this.#group), settings, dataSha256: dataOf(settings).sha256, firstStep, folder },
-      ...{ transport: manager, onPresent: () => {}, onJob: () => {}, onLost: () => {} },
+      ...{ transport: manager, onPresent: () => {}, onJob: () => {}, onLost: () => {}, onChanged: () => {} },
     });
     managing.catch(() => {});
+    this.#manager = manager.addresses;
     const joining = processesOf(settings).map((roles) => this.#join(roles, manager.addresses));
     for (const each of joining) each.catch(() => {});
     try {
       const summary = await soon(managing, "the run");
       const ended = settings.serverReplicas === 0 ? Promise.all(joining) : Promise.allSettled(joining);
       await soon<unknown>(ended, "the end");
+      await soon(Promise.all(this.#joiners), "the end of those that came");
       return { summary, losses: lossesOf(folder) };
     } finally {
       await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
@@ -102,6 +114,7 @@ class Group {
     const name = `${role.kind}-${role.index}`;
     const server = role.kind === "server" ? this.#servers[role.index]! : undefined;
     return joinParameterServer({
+      onJob: (_, __, member) => this.#members.set(name, member),
       ...{ roles, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
       ...(server !== undefined && { served: server.served }),
       data: () => {
@@ -110,11 +123,33 @@ class Group {
       },
       events: {
         onReady: (tasks) => (this.#stop = () => tasks.requestStop()),
-        onCommitted: (step) => onCommitted?.(step, this.#stop, (gone) => this.#close(gone)),
+        onCommitted: (step) => onCommitted?.(step, this.#stop, (gone) => this.#close(gone), this.#changes),
         onNotDurable: () => {},
       },
     });
   }
+
+  readonly #changes: Changes = {
+    join: (kind) => {
+      const transport = this.#create(`joiner-${this.#joiners.length}`);
+      const { settings, folder } = this.#init;
+      const joined = joinParameterServer({
+        ...{
+          roles: [{ kind, index: 0 }],
+          manager: this.#manager,
+          transport,
+          engine: settings.engine,
+          folder,
+          joins: true,
+        },
+        data: () => Promise.resolve(dataOf(settings)),
+        events: { onReady: () => {}, onCommitted: () => {}, onNotDurable: () => {} },
+      });
+      joined.catch(() => {});
+      this.#joiners.push(joined);
+    },
+    leave: ({ kind, index }) => this.#members.get(`${kind}-${index}`)!.leave(),
+  };
 
   #close({ kind, index }: PsRole): void {
     const own = this.#transports.get(`${kind}-${index}`);

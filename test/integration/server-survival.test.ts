@@ -84,6 +84,40 @@ describe("a run with copies of its shards", () => {
     expect(bits(ended)).toEqual(bits(serial));
   });
 
+  test.each([
+    { come: ["server"], go: [] },
+    { come: ["server", "server"], go: [["server", 0]] },
+    { come: [], go: [["server", 1]], servers: 4 },
+    { come: [], go: [["worker", 1]] },
+    { come: ["worker"], go: [["worker", 0]] },
+    {
+      come: ["worker", "server"],
+      go: [
+        ["worker", 1],
+        ["server", 2],
+      ],
+      servers: 4,
+      workerHolds: "range",
+    },
+  ] as const)(
+    "has the bits of one process though some come and go: %o",
+    { timeout: LIMIT_MS },
+    async ({ come, go, ...changes }) => {
+      const steps = 4 * STEPS;
+      const serial = await runSerial(
+        tinySettings({ system: "serial", nodes: 1, microBatches: 2, steps }),
+        scratch.folder(),
+      );
+      const ended = await runServers(settingsOf({ ...changes, steps }), scratch.folder(), {
+        onCommitted: (step, _, __, { join, leave }) => {
+          if (step === 5) for (const [kind, index] of go) leave({ kind, index });
+          if (step === 40) for (const kind of come) join(kind);
+        },
+      });
+      expect(bits(ended)).toEqual(bits(serial));
+    },
+  );
+
   test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
     "applies every share once, whoever dies: %o",
     { timeout: LIMIT_MS },
