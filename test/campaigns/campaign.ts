@@ -19,13 +19,15 @@ export interface Cell {
 }
 
 /** `Output`: what the command prints with --json. */
-export interface Campaign<Result extends object, Output = RunSummary> {
+export interface Campaign<Result extends object, Output = RunSummary, Disturbed = void> {
   readonly name: string;
   /** Default `train`, whose nodes then end with it. */
   readonly command?: "chaos";
   readonly cells: () => readonly Cell[];
+  /** Goes on beside the run; what it returns is told to `measure`. @param folder the run's */
+  readonly disturb?: (cell: Cell, folder: string) => Promise<Disturbed>;
   /** @param folder the run's, which is deleted afterwards */
-  readonly measure: (cell: Cell, output: Output, folder: string) => Result;
+  readonly measure: (cell: Cell, output: Output, folder: string, disturbed: Disturbed) => Result;
   /** Markdown. */
   readonly report: (results: readonly (Result & { readonly id: string })[]) => string;
 }
@@ -58,8 +60,8 @@ export interface RunSummary {
  * @param only ids of cells to run now; none: all that are not there yet. Processes that run different cells may share the folder.
  * @throws UsageError where there is no such cell
  */
-export async function runCampaign<Result extends object, Output>(
-  campaign: Campaign<Result, Output>,
+export async function runCampaign<Result extends object, Output, Disturbed>(
+  campaign: Campaign<Result, Output, Disturbed>,
   only: readonly string[],
 ): Promise<void> {
   const folder = join(ROOT, "results", "campaigns", campaign.name);
@@ -91,15 +93,15 @@ export async function runCampaign<Result extends object, Output>(
   process.stdout.write(report);
 }
 
-async function runCell<Result extends object, Output>(
-  campaign: Campaign<Result, Output>,
+async function runCell<Result extends object, Output, Disturbed>(
+  campaign: Campaign<Result, Output, Disturbed>,
   cell: Cell,
   interrupted: AbortSignal,
 ): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "ringtmp-campaign-"));
   try {
     const out = join(folder, "run");
-    const { stdout } = await promisify(execFile)(
+    const running = promisify(execFile)(
       join(ROOT, "bin", "ringtmp"),
       [
         ...(campaign.command === undefined ? ["train", "--orphans", "end"] : [campaign.command]),
@@ -107,7 +109,8 @@ async function runCell<Result extends object, Output>(
       ],
       { timeout: CELL_LIMIT_MS, maxBuffer: 64 * 1024 * 1024, signal: interrupted },
     );
-    return campaign.measure(cell, JSON.parse(stdout) as Output, out);
+    const [{ stdout }, disturbed] = await Promise.all([running, campaign.disturb?.(cell, out)]);
+    return campaign.measure(cell, JSON.parse(stdout) as Output, out, disturbed as Disturbed);
   } catch (error) {
     if (interrupted.aborted) throw new InterruptedError(`interrupted at ${cell.id}`, "the same command goes on there");
     throw error;

@@ -9,6 +9,7 @@ import { explore } from "./explorer.ts";
 import { localize } from "./localize.ts";
 import { overlap } from "./overlap.ts";
 import { psBits } from "./ps-bits.ts";
+import { psKills } from "./ps-kills.ts";
 import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { runSeeds } from "./seed-blocks.ts";
@@ -28,6 +29,7 @@ const RUNS = {
   localize,
   overlap: () => runCampaign(overlap, ids),
   "ps-bits": () => runCampaign(psBits, ids),
+  "ps-kills": () => runCampaign(psKills, ids),
   recovery: () => runSeeds(recovery),
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),
