@@ -27,6 +27,7 @@ import {
   type RoleInit,
   runDataServer,
   runScheduler,
+  runStandby,
   runServer,
   runWorker,
   type SchedulerEvents,
@@ -144,6 +145,8 @@ async function runRole(
       return runDataServer(given, await data(job));
     case "scheduler":
       return runScheduler(given, events);
+    case "standby":
+      return runStandby(given, events);
   }
 }
 

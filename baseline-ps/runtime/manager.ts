@@ -73,6 +73,7 @@ export class Manager {
       ...roles("worker", nodes),
       ...roles("server", servers),
       ...roles("scheduler", 1),
+      ...roles("standby", init.settings.serverReplicas > 0 ? 1 : 0),
       ...roles("data", dataServers),
     ];
     this.#ended.promise.catch(() => {});

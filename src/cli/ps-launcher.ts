@@ -88,7 +88,7 @@ class PsLauncher {
       isSpare:
         settings.serverReplicas > 0 &&
         role.kind === "member" &&
-        role.members.every(({ kind }) => kind === "server" || kind === "worker"),
+        role.members.every(({ kind }) => kind !== "data"),
       hosts: [],
     };
     this.#children.push(child);
