@@ -115,6 +115,8 @@ export interface MemberReport {
 export const wordSchema = z.discriminatedUnion("kind", [
   /** It can be dialled. */
   z.strictObject({ kind: z.literal("ready") }),
+  /** A worker has all that it needs. */
+  z.strictObject({ kind: z.literal("working") }),
   z.strictObject({ kind: z.literal("pong") }),
   /** It wants to go, in order. */
   z.strictObject({ kind: z.literal("leaves") }),

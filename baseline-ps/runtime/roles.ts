@@ -109,7 +109,8 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
   });
   let living: readonly number[] = Array.from({ length: workers }, (_, worker) => worker);
   member.onView((view) => {
-    server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index));
+    const epoch = Math.max(...view.chains.map((chain) => chain.epoch));
+    server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index), epoch);
     for (const worker of living) if (!view.workers.includes(worker)) server?.forget(worker);
     living = view.workers;
   });
@@ -195,8 +196,7 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const client = await connectKeys(init);
   const batches = loaded ?? (await servedBatches(init, model));
   const tasks = await openTasks(init);
-  // From now on it has its part of what is to be computed.
-  if (member.joins) member.ready();
+  member.working();
   const worker = new PsWorker({
     ...{ settings, consistency: consistencyOf(job), overlaps: settings.overlap === "on", compute, client, tasks },
     ...{

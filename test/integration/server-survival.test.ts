@@ -124,23 +124,38 @@ describe("a run with copies of its shards", () => {
     { dead: [["scheduler", 8]] },
     { dead: [["scheduler", 8]], workerHolds: "range", validateEvery: 5, checkpointEvery: 7 },
     { dead: [["standby", 8]] },
-    { dead: [["scheduler", 8], ["worker", 16], ["server", 24]] },
-    { dead: [["worker", 8], ["scheduler", 9]] },
-  ] as const)("has the bits of one process though the task scheduler dies: %o", { timeout: LIMIT_MS }, async ({ dead, ...changes }) => {
-    const { validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
-    const settings = { system: "serial", nodes: 1, microBatches: 2, steps: STEPS, validateEvery, checkpointEvery };
-    const serial = await runSerial(tinySettings(settings), scratch.folder());
-    const folder = scratch.folder();
-    const ended = await runServers(settingsOf(changes), folder, {
-      onCommitted: (step, _, close) => {
-        for (const [kind, at] of dead) if (step === at) close({ kind, index: 0 });
-      },
-    });
-    expect(bits(ended)).toEqual(bits(serial));
-    const lines = folder.readLines(RUN_FILES.history) as readonly ShareLine[];
-    const shares = lines.map(({ step, share }) => 2 * step + share).toSorted((a, b) => a - b);
-    expect(shares, "every share once").toEqual(Array.from({ length: 2 * STEPS }, (_, index) => index));
-  });
+    {
+      dead: [
+        ["scheduler", 8],
+        ["worker", 16],
+        ["server", 24],
+      ],
+    },
+    {
+      dead: [
+        ["worker", 8],
+        ["scheduler", 9],
+      ],
+    },
+  ] as const)(
+    "has the bits of one process though the task scheduler dies: %o",
+    { timeout: LIMIT_MS },
+    async ({ dead, ...changes }) => {
+      const { validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
+      const settings = { system: "serial", nodes: 1, microBatches: 2, steps: STEPS, validateEvery, checkpointEvery };
+      const serial = await runSerial(tinySettings(settings), scratch.folder());
+      const folder = scratch.folder();
+      const ended = await runServers(settingsOf(changes), folder, {
+        onCommitted: (step, _, close) => {
+          for (const [kind, at] of dead) if (step === at) close({ kind, index: 0 });
+        },
+      });
+      expect(bits(ended)).toEqual(bits(serial));
+      const lines = folder.readLines(RUN_FILES.history) as readonly ShareLine[];
+      const shares = lines.map(({ step, share }) => 2 * step + share).toSorted((a, b) => a - b);
+      expect(shares, "every share once").toEqual(Array.from({ length: 2 * STEPS }, (_, index) => index));
+    },
+  );
 
   test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
     "applies every share once, whoever dies: %o",
