@@ -78,6 +78,9 @@ interface Computed {
   readonly isExtra: boolean;
 }
 
+/** In a worker's place: all died, and nobody has asked for this share since. */
+const NOBODY = -1;
+
 interface OpenStep {
   readonly losses: (readonly number[] | undefined)[];
   readonly done: boolean[];
@@ -167,8 +170,12 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
     this.#alive = this.#alive.filter((each) => each !== worker);
     this.#asking.delete(worker);
     if (this.#pause?.worker === worker) this.#pause = undefined;
-    if (this.#alive.length === 0) return [];
     const own = [...this.#computed.values()].filter((computed) => computed.worker === worker);
+    if (this.#alive.length === 0) {
+      // Not its own any more: who joins may have the same number, and asks for what is first.
+      for (const { task } of own) this.#computed.set(nameOf(task), { worker: NOBODY, task, isExtra: false });
+      return [];
+    }
     return own.map(({ task }) => {
       const heir = this.#ownerOf(task.share);
       this.#computed.set(nameOf(task), { worker: heir, task, isExtra: true });
@@ -249,6 +256,11 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   #taskFor(worker: number): Task | undefined {
     if (this.#isPaused) return this.#pauseFor(worker);
     if (this.#hasEnded) return { kind: "end" };
+    const orphan = [...this.#computed.values()].find((computed) => computed.worker === NOBODY);
+    if (orphan !== undefined) {
+      this.#computed.set(nameOf(orphan.task), { worker, task: orphan.task, isExtra: false });
+      return orphan.task;
+    }
     const { assignment, workers, microBatches } = this.#init;
     const isFixed = assignment === "fixed";
     const { step, share } = isFixed ? this.#ownNext(worker) : this.#free;
