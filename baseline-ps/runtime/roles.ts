@@ -107,13 +107,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
       if (!isSurvivor || !(error instanceof NodeLostError)) failed.reject(error);
     },
   });
-  let living: readonly number[] = Array.from({ length: workers }, (_, worker) => worker);
-  member.onView((view) => {
-    const epoch = Math.max(...view.chains.map((chain) => chain.epoch));
-    server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index), epoch);
-    for (const worker of living) if (!view.workers.includes(worker)) server?.forget(worker);
-    living = view.workers;
-  });
+  followViews(init, () => server);
   const accept = async (stream: ByteStream): Promise<void> =>
     server === undefined ? stream.abort(new Error(`job ${job.job} is over`)) : server.accept(stream);
   if (peers !== undefined) {
@@ -147,6 +141,17 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
     // The protocol outlives the job where the process serves others; the values need not.
     server = undefined;
   }
+}
+
+function followViews({ job, index, member }: RoleInit, server: () => KeyServer | undefined): void {
+  const map = firstMap(job);
+  let living: readonly number[] = Array.from({ length: job.settings.nodes }, (_, worker) => worker);
+  member.onView((view) => {
+    const epoch = Math.max(...view.chains.map((chain) => chain.epoch));
+    server()?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index), epoch);
+    for (const worker of living) if (!view.workers.includes(worker)) server()?.forget(worker);
+    living = view.workers;
+  });
 }
 
 type Traffic = KeyServer["counters"];

@@ -16,7 +16,12 @@ export function processesOf(
   const worker = (role: PsRole): PsRole[] => [role, ...(coLocate && role.index < servers ? [serverIn(role)] : [])];
   const alone = [...all("server", coLocate || !hasServers ? 0 : servers), ...all("data", dataServers)];
   const standby = all("standby", serverReplicas > 0 ? 1 : 0);
-  return [[SCHEDULER], ...standby.map((role) => [role]), ...alone.map((role) => [role]), ...all("worker", nodes).map(worker)];
+  return [
+    [SCHEDULER],
+    ...standby.map((role) => [role]),
+    ...alone.map((role) => [role]),
+    ...all("worker", nodes).map(worker),
+  ];
 }
 
 const serverIn = ({ index }: PsRole): PsRole => ({ kind: "server", index });
