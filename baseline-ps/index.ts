@@ -27,6 +27,7 @@ import {
   type RoleInit,
   runDataServer,
   runScheduler,
+  runStandby,
   runServer,
   runWorker,
   type SchedulerEvents,
@@ -92,7 +93,7 @@ export interface JoinInit {
   readonly engine: Parameters<typeof chooseEngines>[0];
   readonly folder: RunFolder;
   /** With what `status` tells of this process from now on. */
-  readonly onJob?: (job: PsJob, live: () => Live, member: Pick<Member, "role" | "leave">) => void;
+  readonly onJob?: (job: PsJob, live: () => Live, member: Pick<Member, "role" | "leave" | "view">) => void;
   /** A data server's; a worker's where there is none. */
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
@@ -144,6 +145,8 @@ async function runRole(
       return runDataServer(given, await data(job));
     case "scheduler":
       return runScheduler(given, events);
+    case "standby":
+      return runStandby(given, events);
   }
 }
 

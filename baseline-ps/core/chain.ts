@@ -34,7 +34,7 @@ export type ChainInput<Values, Copy> =
   | { readonly kind: "propose"; readonly update: Update; readonly values: Values }
   | ChainMessage<Values, Copy>;
 
-/** From another server of the chain. */
+/** From another server of the chain. One of an epoch that is to come waits at the user's. */
 export type ChainMessage<Values, Copy> = { readonly from: number; readonly epoch: number } & (
   | { readonly kind: "update"; readonly index: number; readonly update: Update; readonly values: Values }
   /** It has all updates up to and with this one. */
@@ -80,8 +80,6 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
   #open: Open<Values>[] = [];
   /** The next one has all before this number; never more than are made, but for a moment, so that it holds for whoever is the next. */
   #nextHas = 0;
-  /** From epochs that this server has not been told of yet. */
-  #early: ChainMessage<Values, Copy>[] = [];
 
   get place(): Place {
     return this.#place;
@@ -115,7 +113,6 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
 
   #hear(input: ChainMessage<Values, Copy>): ChainOutput<Values, Copy>[] {
     const { epoch, previous, next } = this.#place;
-    if (input.epoch > epoch) this.#early.push(input);
     if (input.epoch !== epoch || input.from !== (input.kind === "has" ? next : previous)) return [];
     switch (input.kind) {
       case "update":
@@ -140,9 +137,7 @@ export class Chain<Values, Copy> implements Machine<ChainInput<Values, Copy>, Ch
       // What was on its way in the epoch before is not taken: it goes once more.
       for (const offset of this.#open.keys()) outputs.push(...this.#forward(offset));
     }
-    const early = this.#early;
-    this.#early = [];
-    return [...outputs, ...early.flatMap((input) => this.#hear(input))];
+    return outputs;
   }
 
   #reset(): ChainOutput<Values, Copy>[] {

@@ -70,6 +70,17 @@ export type SchedulerOutput =
 
 type Train = Extract<Task, { kind: "train" }>;
 
+/** A share that a worker computes. */
+interface Computed {
+  readonly worker: number;
+  readonly task: Train;
+  /** It did not ask for it. */
+  readonly isExtra: boolean;
+}
+
+/** In a worker's place: all died, and nobody has asked for this share since. */
+const NOBODY = -1;
+
 interface OpenStep {
   readonly losses: (readonly number[] | undefined)[];
   readonly done: boolean[];
@@ -90,7 +101,7 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   /** Who has not died, in order. */
   #alive: readonly number[];
   /** Shares that are given and not done, by name: who computes them. */
-  readonly #computed = new Map<string, { readonly worker: number; readonly task: Train }>();
+  readonly #computed = new Map<string, Computed>();
   /** Next step of each share, where they are fixed. */
   readonly #clocks: number[];
   /** The next share that nobody has, where they are free. */
@@ -116,6 +127,15 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   /** Steps that are committed, those before the run's first among them. */
   get committed(): number {
     return this.#committed;
+  }
+
+  /** The newest task that a worker asked for, and shares that it was given unasked and has not done. */
+  givenTo(worker: number): {
+    readonly given: { readonly number: number; readonly task: Task } | undefined;
+    readonly extras: readonly Train[];
+  } {
+    const extras = [...this.#computed.values()].filter((computed) => computed.worker === worker && computed.isExtra);
+    return { given: this.#given.get(worker), extras: extras.map(({ task }) => task) };
   }
 
   handle(input: SchedulerInput): readonly SchedulerOutput[] {
@@ -150,11 +170,15 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
     this.#alive = this.#alive.filter((each) => each !== worker);
     this.#asking.delete(worker);
     if (this.#pause?.worker === worker) this.#pause = undefined;
-    if (this.#alive.length === 0) return [];
     const own = [...this.#computed.values()].filter((computed) => computed.worker === worker);
+    if (this.#alive.length === 0) {
+      // Not its own any more: who joins may have the same number, and asks for what is first.
+      for (const { task } of own) this.#computed.set(nameOf(task), { worker: NOBODY, task, isExtra: false });
+      return [];
+    }
     return own.map(({ task }) => {
       const heir = this.#ownerOf(task.share);
-      this.#computed.set(nameOf(task), { worker: heir, task });
+      this.#computed.set(nameOf(task), { worker: heir, task, isExtra: true });
       return { kind: "extra", worker: heir, task };
     });
   }
@@ -232,6 +256,11 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
   #taskFor(worker: number): Task | undefined {
     if (this.#isPaused) return this.#pauseFor(worker);
     if (this.#hasEnded) return { kind: "end" };
+    const orphan = [...this.#computed.values()].find((computed) => computed.worker === NOBODY);
+    if (orphan !== undefined) {
+      this.#computed.set(nameOf(orphan.task), { worker, task: orphan.task, isExtra: false });
+      return orphan.task;
+    }
     const { assignment, workers, microBatches } = this.#init;
     const isFixed = assignment === "fixed";
     const { step, share } = isFixed ? this.#ownNext(worker) : this.#free;
@@ -240,7 +269,7 @@ export class Scheduler implements Machine<SchedulerInput, SchedulerOutput> {
     else this.#free = share + 1 < workers ? { step, share: share + 1 } : { step: step + 1, share: 0 };
     const [from, to] = shareOf(microBatches, workers, share);
     const task: Task = { kind: "train", step, share, from, to };
-    this.#computed.set(nameOf(task), { worker, task });
+    this.#computed.set(nameOf(task), { worker, task, isExtra: false });
     return task;
   }
 

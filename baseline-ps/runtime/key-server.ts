@@ -72,6 +72,9 @@ export class KeyServer {
   #view: { readonly number: number; readonly map: KeyMap };
   /** Keys of which requests come here. */
   #keys: RangeSet;
+  /** The newest of all chains, as far as it is known here, and what is of later ones. */
+  #epoch = 0;
+  #early: (readonly [shard: number, message: PeerMessage])[] = [];
   #hasStarted = false;
 
   constructor(init: KeyServerInit) {
@@ -128,12 +131,17 @@ export class KeyServer {
   /**
    * From now on requests of this view are taken, and none of an earlier one.
    * @param places of the shards that this server holds; it gives up all others
+   * @param epoch the newest of all chains
    */
-  adopt(number: number, map: KeyMap, places: ReadonlyMap<number, Place>): void {
+  adopt(number: number, map: KeyMap, places: ReadonlyMap<number, Place>, epoch: number): void {
     for (const shard of this.#shards.keys()) if (!places.has(shard)) this.#giveUp(shard);
     for (const [shard, place] of places) this.#handle(this.#hosted(shard), { kind: "place", place });
     this.#view = { number, map };
     this.#keys = keysOf(map, this.#init.server);
+    this.#epoch = epoch;
+    const early = this.#early;
+    this.#early = [];
+    for (const [shard, message] of early) this.hear(shard, message);
     for (const session of this.#sessions) {
       const { due, over } = session.adopt(number);
       for (const frame of over) this.#release(placeOf(frame));
@@ -143,7 +151,13 @@ export class KeyServer {
 
   /** From another server of a shard's chain. */
   hear(shard: number, message: PeerMessage): void {
-    this.#handle(this.#hosted(shard), message);
+    const hosted = this.#shards.get(shard);
+    // The view that it is of is on its way, maybe behind others in which the shard is not here.
+    if (message.epoch > this.#epoch) this.#early.push([shard, message]);
+    else if (hosted !== undefined) this.#handle(hosted, message);
+    else if (message.kind === "update" && message.values.kind === "received") {
+      this.#release(message.values.received);
+    }
   }
 
   /** A client that is not to be heard any more. */
@@ -212,7 +226,7 @@ export class KeyServer {
     };
   }
 
-  #release(place: Uint8Array | undefined): void {
+  #release(place: ArrayBufferView | undefined): void {
     if (place !== undefined) this.#memory.giveBack(place);
   }
 

@@ -42,6 +42,8 @@ interface Member {
   link: Link | undefined;
   report: MemberReport | undefined;
   heardMs: number;
+  /** It has loaded what it needs, which may take its time: from now on its silence means something. */
+  isAtWork: boolean;
 }
 
 const PING_INTERVAL_MS = 100;
@@ -73,6 +75,7 @@ export class Manager {
       ...roles("worker", nodes),
       ...roles("server", servers),
       ...roles("scheduler", 1),
+      ...roles("standby", init.settings.serverReplicas > 0 ? 1 : 0),
       ...roles("data", dataServers),
     ];
     this.#ended.promise.catch(() => {});
@@ -108,7 +111,7 @@ export class Manager {
       if (parsed.data.joins) return this.#join(parsed.data, (joined) => (member = joined));
       if (!this.#expected.includes(name)) return `${name} is not expected`;
       if (this.#members.has(name)) return `${name} is here already`;
-      member = { hello: parsed.data, link: undefined, report: undefined, heardMs: nowMs() };
+      member = { hello: parsed.data, link: undefined, report: undefined, heardMs: nowMs(), isAtWork: false };
       this.#members.set(name, member);
       const own = member;
       return { schema: wordSchema, from: name, hear: (word: Word) => this.#hear(own, word) };
@@ -132,7 +135,13 @@ export class Manager {
     const role = this.#group.placeFor(hello.role);
     if (role === undefined) return `no ${hello.role.kind} is missing`;
     const name = nameOf(role);
-    const member: Member = { hello: { ...hello, role }, link: undefined, report: undefined, heardMs: nowMs() };
+    const member: Member = {
+      hello: { ...hello, role },
+      link: undefined,
+      report: undefined,
+      heardMs: nowMs(),
+      isAtWork: false,
+    };
     this.#members.set(name, member);
     joined(member);
     return { schema: wordSchema, from: name, hear: (word: Word) => this.#hear(member, word) };
@@ -192,7 +201,8 @@ export class Manager {
     // What came meanwhile has not been looked at.
     if (stoodStill) for (const member of this.#members.values()) member.heardMs = now;
     for (const member of this.#members.values()) {
-      if (member.report === undefined && now - member.heardMs > SILENCE_LIMIT_MS) member.link?.abort(OVERDUE);
+      const isSilent = member.isAtWork && member.report === undefined && now - member.heardMs > SILENCE_LIMIT_MS;
+      if (isSilent) member.link?.abort(OVERDUE);
       else tell(member.link, { kind: "ping" });
     }
   }
@@ -206,6 +216,9 @@ export class Manager {
     switch (word.kind) {
       case "pong":
         return;
+      case "working":
+        member.isAtWork = true;
+        return;
       case "copied":
         this.#group?.copied(word.shard, word.epoch);
         return;
@@ -214,6 +227,7 @@ export class Manager {
       case "leaves":
         return this.#leaves(member);
       case "ready":
+        member.isAtWork = true;
         if (member.hello.joins) return this.#joined(member);
         this.#ready += 1;
         if (this.#ready === this.#expected.length - this.#init.settings.nodes) this.#tellAll({ kind: "begin" });

@@ -112,6 +112,11 @@ export class Member {
     tell(this.#link, { kind: "copied", shard, epoch });
   }
 
+  /** This worker computes from now on. */
+  working(): void {
+    tell(this.#link, { kind: this.joins ? "ready" : "working" });
+  }
+
   /** This process can be dialled. */
   ready(): void {
     tell(this.#link, { kind: "ready" });

@@ -8,13 +8,18 @@ import { ProtocolError } from "../../src/types/errors.ts";
 export const GROUP_PROTOCOL = "/ringtmp/control/ps/1";
 /** Between a worker and its task scheduler. */
 export const TASKS_PROTOCOL = "/ringtmp/control/ps-tasks/1";
+/** Between the task scheduler and who stands in for it. */
+export const STANDBY_PROTOCOL = "/ringtmp/control/ps-standby/1";
 
 const count = z.int().min(0);
 const shortText = z.string().max(1024);
 const hex = z.string().regex(/^[0-9a-f]{1,64}$/);
 
 /** What a process does; one that is both a server and a worker comes twice. */
-export const roleSchema = z.strictObject({ kind: z.enum(["server", "worker", "scheduler", "data"]), index: count });
+export const roleSchema = z.strictObject({
+  kind: z.enum(["server", "worker", "scheduler", "standby", "data"]),
+  index: count,
+});
 export type PsRole = z.infer<typeof roleSchema>;
 
 export const memberHelloSchema = z.strictObject({
@@ -59,6 +64,8 @@ export const viewSchema = z.strictObject({
     .max(65_536)
     .readonly(),
   workers: z.array(count).max(4096).readonly(),
+  /** The standby is the task scheduler. */
+  standsIn: z.boolean(),
   /** Servers that came after the job was given. */
   joined: z
     .array(memberHelloSchema.omit({ engines: true, build: true, joins: true }))
@@ -108,6 +115,8 @@ export interface MemberReport {
 export const wordSchema = z.discriminatedUnion("kind", [
   /** It can be dialled. */
   z.strictObject({ kind: z.literal("ready") }),
+  /** A worker has all that it needs. */
+  z.strictObject({ kind: z.literal("working") }),
   z.strictObject({ kind: z.literal("pong") }),
   /** It wants to go, in order. */
   z.strictObject({ kind: z.literal("leaves") }),
@@ -130,7 +139,8 @@ const taskSchema = z.discriminatedUnion("kind", [
 
 /** From the scheduler to a worker. */
 export const givenSchema = z.union([
-  z.strictObject({ number: count, task: taskSchema }),
+  /** `heard`: what the worker said before need not be said again, whoever is the scheduler. */
+  z.strictObject({ number: count, task: taskSchema, heard: count }),
   /** A share that it has not asked for, before all else. */
   z.strictObject({ extra: trainSchema }),
 ]);
@@ -149,6 +159,23 @@ export const tellingSchema = z.discriminatedUnion("kind", [
   }),
 ]);
 export type Telling = z.infer<typeof tellingSchema>;
+export type Given = z.infer<typeof givenSchema>;
+
+/** A worker's tellings are counted from 0. */
+export const toldInOrderSchema = z.strictObject({ sequence: count, telling: tellingSchema });
+export type ToldInOrder = z.infer<typeof toldInOrderSchema>;
+
+/** From the scheduler to who stands in for it: what it is going to hear. */
+export const taskEventSchema = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("told"), worker: count, ...toldInOrderSchema.shape }),
+  z.strictObject({ kind: z.literal("lost"), worker: count }),
+  z.strictObject({ kind: z.literal("joined"), worker: count }),
+  z.strictObject({ kind: z.literal("stop") }),
+]);
+export type TaskEvent = z.infer<typeof taskEventSchema>;
+
+/** From who stands in: so many of them have come. */
+export const hadSchema = z.strictObject({ had: count });
 
 export function encodeMessage(message: object): Uint8Array {
   return Buffer.from(JSON.stringify(message));

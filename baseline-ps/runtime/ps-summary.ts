@@ -8,7 +8,7 @@ import type { MemberReport, PsJob } from "./messages.ts";
 /** @param reports by role, such as `worker 2` */
 export function psSummary(job: PsJob, reports: ReadonlyMap<string, MemberReport>): Record<string, unknown> {
   const { settings, engine, firstStep } = job;
-  const run = reports.get("scheduler 0")!.run!;
+  const run = [...reports.values()].find((report) => report.run !== null)!.run!;
   const each = [...reports.values()].flatMap(({ report }) => report ?? []);
   const byNode = Map.groupBy(each, ({ node }) => node);
   const nodes = [...byNode.values()].map(ofProcess).toSorted((a, b) => a.node - b.node);

@@ -31,14 +31,15 @@ import { KeyMemory } from "./key-memory.ts";
 import { KeyServer } from "./key-server.ts";
 import { layerKeys } from "./layer-keys.ts";
 import type { Member } from "./member.ts";
-import { type PsJob, type PsRole, TASKS_PROTOCOL } from "./messages.ts";
+import { type PsJob, type PsRole, STANDBY_PROTOCOL, TASKS_PROTOCOL } from "./messages.ts";
 import { stepMsMedian } from "./ps-summary.ts";
 import type { ServedJobs } from "./served-jobs.ts";
 import { chainProtocol, ShardPeers } from "./shard-peers.ts";
 import { firstMap, firstPlacement, mapOf } from "./surviving-group.ts";
 import { ServerFunctions } from "./server-functions.ts";
 import { ShareHistory } from "./share-history.ts";
-import { TaskLine, TaskServer } from "./tasks.ts";
+import { TaskLine } from "./task-line.ts";
+import { TaskServer } from "./tasks.ts";
 import { PsWorker } from "./worker.ts";
 
 /** What a role is given. */
@@ -106,12 +107,7 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
       if (!isSurvivor || !(error instanceof NodeLostError)) failed.reject(error);
     },
   });
-  let living: readonly number[] = Array.from({ length: workers }, (_, worker) => worker);
-  member.onView((view) => {
-    server?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index));
-    for (const worker of living) if (!view.workers.includes(worker)) server?.forget(worker);
-    living = view.workers;
-  });
+  followViews(init, () => server);
   const accept = async (stream: ByteStream): Promise<void> =>
     server === undefined ? stream.abort(new Error(`job ${job.job} is over`)) : server.accept(stream);
   if (peers !== undefined) {
@@ -145,6 +141,17 @@ export async function runServer(init: RoleInit, served: ServedJobs): Promise<voi
     // The protocol outlives the job where the process serves others; the values need not.
     server = undefined;
   }
+}
+
+function followViews({ job, index, member }: RoleInit, server: () => KeyServer | undefined): void {
+  const map = firstMap(job);
+  let living: readonly number[] = Array.from({ length: job.settings.nodes }, (_, worker) => worker);
+  member.onView((view) => {
+    const epoch = Math.max(...view.chains.map((chain) => chain.epoch));
+    server()?.adopt(view.number, mapOf(map, view), placesIn(view.chains, index), epoch);
+    for (const worker of living) if (!view.workers.includes(worker)) server()?.forget(worker);
+    living = view.workers;
+  });
 }
 
 type Traffic = KeyServer["counters"];
@@ -193,9 +200,8 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
   const timeline = new Timeline(folder, () => index, parseTimeline(settings.timeline));
   const client = await connectKeys(init);
   const batches = loaded ?? (await servedBatches(init, model));
-  const tasks = await TaskLine.open(transport, addressesOf(job, { kind: "scheduler", index: 0 }), job.job, index);
-  // From now on it has its part of what is to be computed.
-  if (member.joins) member.ready();
+  const tasks = await openTasks(init);
+  member.working();
   const worker = new PsWorker({
     ...{ settings, consistency: consistencyOf(job), overlaps: settings.overlap === "on", compute, client, tasks },
     ...{
@@ -231,6 +237,18 @@ export async function runWorker(init: RoleInit, data: () => Promise<DataSet>): P
     timeline.flush();
     await compute.stop();
   }
+}
+
+function openTasks({ job, index, transport, member }: RoleInit): Promise<TaskLine> {
+  const kinds = job.settings.serverReplicas > 0 ? (["scheduler", "standby"] as const) : (["scheduler"] as const);
+  const schedulers = kinds.map((kind) => addressesOf(job, { kind, index: 0 }));
+  return TaskLine.open({
+    transport,
+    schedulers,
+    job: job.job,
+    worker: index,
+    isFirstGone: member.view?.standsIn ?? false,
+  });
 }
 
 /** The worker's client, which hears who has what from now on. A worker that has come since finds the keys where they are now. */
@@ -277,40 +295,85 @@ export async function runDataServer(init: RoleInit, data: DataSet): Promise<void
 
 /** Gives tasks, and writes what was committed. */
 export async function runScheduler(init: RoleInit, events: SchedulerEvents): Promise<void> {
-  const { job, member, folder } = init;
+  const { job, member, transport } = init;
+  const part = job.settings.serverReplicas > 0 ? "scheduler" : "alone";
+  const { tasks, end } = taskServer(init, events, part);
+  if (part === "scheduler") {
+    await transport.handle(STANDBY_PROTOCOL, (stream) => void tasks.acceptStandby(stream).catch(() => {}));
+  }
+  await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
+  events.onReady(tasks);
+  await Promise.race([tasks.ended, tasks.deposed, member.failed]);
+  await end();
+}
+
+/** Hears what the scheduler hears, and is the scheduler where that is gone. */
+export async function runStandby(init: RoleInit, events: SchedulerEvents): Promise<void> {
+  const { job, member, transport } = init;
+  const { tasks, end } = taskServer(init, events, "standby");
+  await transport.handle(TASKS_PROTOCOL, (stream) => void tasks.accept(stream).catch(() => {}));
+  await soonReached(() => tasks.follow(transport, addressesOf(job, { kind: "scheduler", index: 0 })));
+  member.ready();
+  events.onReady(tasks);
+  await Promise.race([tasks.released, tasks.ended, member.failed]);
+  // All have been told by the scheduler that the run is over: it reports, or it is gone.
+  if (!tasks.isActive) await Promise.race([tasks.released, tasks.tookOver, member.failed]);
+  if (tasks.isActive) return end();
+  member.report({ report: null, run: null });
+  await Promise.race([member.over(), member.failed]);
+}
+
+function taskServer(
+  { job, member, folder }: RoleInit,
+  events: SchedulerEvents,
+  part: "alone" | "scheduler" | "standby",
+): { readonly tasks: TaskServer; readonly end: () => Promise<void> } {
   const { settings, firstStep } = job;
   const { nodes: workers, steps, microBatches, batch, validateEvery, checkpointEvery, stopAtLoss } = settings;
   const earlier = folder.readMetrics().slice(0, firstStep);
   const startedMs = nowMs() - (earlier.at(-1)?.elapsedMs ?? 0);
   const recorder = new Recorder({ folder, batch, earlier, startedMs, onFault: events.onNotDurable });
-  recorder.write(true);
+  recorder.write(part !== "standby");
   const { assignment } = rulesOf(settings.consistency);
   const history = new ShareHistory(folder, firstStep, events.onNotDurable);
   const tasks = new TaskServer({
-    ...{ job: job.job, recorder, history, ...events },
+    ...{ job: job.job, recorder, history, part, ...events },
     scheduler: {
       ...{ workers, assignment, firstStep, steps, microBatches, batch, stopAtLoss },
       ...{ evaluateEvery: validateEvery, saveEvery: checkpointEvery },
     },
   });
-  await listen(init, TASKS_PROTOCOL, (stream) => tasks.accept(stream));
-  events.onReady(tasks);
-  member.onView(({ workers: living }) => {
-    for (let worker = 0; worker < workers; worker += 1) {
-      if (living.includes(worker)) tasks.joined(worker);
-      else tasks.lost(worker);
-    }
+  member.onView(({ workers: living, standsIn }) => {
+    if (standsIn && part === "standby") tasks.takeOver();
+    tasks.living(living);
   });
-  await Promise.race([tasks.ended, member.failed]);
-  recorder.finish();
-  history.flush();
-  const { testAccuracy, layerDigests } = tasks;
-  const stepMs = stepMsMedian(recorder.lines.slice(firstStep));
-  const run = { losses: recorder.losses, stepMs, lags: history.lags, testAccuracy, layerDigests };
-  member.report({ report: null, run });
-  await tasks.close();
-  await Promise.race([member.over(), member.failed]);
+  const end = async (): Promise<void> => {
+    recorder.finish();
+    history.flush();
+    const { testAccuracy, layerDigests } = tasks;
+    const stepMs = stepMsMedian(recorder.lines.slice(firstStep));
+    const run = { losses: recorder.losses, stepMs, lags: history.lags, testAccuracy, layerDigests };
+    member.report({ report: null, run });
+    await tasks.close();
+    await Promise.race([member.over(), member.failed]);
+  };
+  return { tasks, end };
 }
+
+/** Who is to be reached may not listen yet. */
+async function soonReached(reach: () => Promise<void>): Promise<void> {
+  for (let left = REACH_TRIES; ; left -= 1) {
+    try {
+      return await reach();
+    } catch (error) {
+      if (left === 0) throw error;
+      await new Promise((go) => setTimeout(go, REACH_INTERVAL_MS));
+    }
+  }
+}
+
+const REACH_TRIES = 100;
+const REACH_INTERVAL_MS = 100;
 
 export interface SchedulerEvents {
   readonly onReady: (tasks: Pick<TaskServer, "requestStop">) => void;

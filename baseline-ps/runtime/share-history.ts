@@ -38,6 +38,18 @@ export class ShareHistory {
     this.#waiting.push({ step, ...of, version, lag });
   }
 
+  /** From now on this process writes: another one has, so far, and may have been further than its disk. */
+  takeOver(): void {
+    if (this.#waiting.length === 0) return;
+    const all = this.#waiting;
+    this.#tolerate(all[0]!.step, () => {
+      const others = this.#folder.readLines(RUN_FILES.history) as readonly ShareLine[];
+      const own = new Set(all.map(nameOf));
+      this.#folder.writeLines(RUN_FILES.history, [...others.filter((line) => !own.has(nameOf(line))), ...all]);
+      this.#waiting = [];
+    });
+  }
+
   /** What was added comes to the disk. */
   flush(): void {
     if (this.#waiting.length === 0) return;
@@ -62,4 +74,8 @@ export class ShareHistory {
       this.#isFaulty = true;
     }
   }
+}
+
+function nameOf({ step, share }: ShareLine): string {
+  return `${step} ${share}`;
 }

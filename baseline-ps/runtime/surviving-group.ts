@@ -39,6 +39,8 @@ export class SurvivingGroup {
   /** Servers of before the job, and those that came since. */
   #servers: number;
   readonly #joined: PsView["joined"][number][] = [];
+  #hasStandby = true;
+  #standsIn = false;
   #number = 0;
   #view: PsView | null = null;
 
@@ -90,7 +92,15 @@ export class SurvivingGroup {
         this.#workers = this.#workers.filter((worker) => worker !== index);
         this.#tell();
         return this.#workers.length > 0;
-      default:
+      case "scheduler":
+        if (!this.#hasStandby || this.#standsIn) return false;
+        this.#standsIn = true;
+        this.#tell();
+        return true;
+      case "standby":
+        this.#hasStandby = false;
+        return !this.#standsIn;
+      case "data":
         return false;
     }
   }
@@ -120,7 +130,13 @@ export class SurvivingGroup {
       servers: [...servers],
       isCopying,
     }));
-    this.#view = { number: this.#number, chains, workers: this.#workers, joined: [...this.#joined] };
+    this.#view = {
+      number: this.#number,
+      chains,
+      workers: this.#workers,
+      standsIn: this.#standsIn,
+      joined: [...this.#joined],
+    };
     this.#events.tellAll({ kind: "view", view: this.#view });
   }
 

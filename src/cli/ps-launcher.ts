@@ -86,9 +86,7 @@ class PsLauncher {
       exited: exited.promise,
       end: undefined,
       isSpare:
-        settings.serverReplicas > 0 &&
-        role.kind === "member" &&
-        role.members.every(({ kind }) => kind === "server" || kind === "worker"),
+        settings.serverReplicas > 0 && role.kind === "member" && role.members.every(({ kind }) => kind !== "data"),
       hosts: [],
     };
     this.#children.push(child);

@@ -254,8 +254,22 @@ export class PsProcess {
       return { node: number, peerId, addresses, layers: [], role: roles.map(({ role }) => role.kind).join("+") };
     });
     return {
-      ...{ job: job.job, system: "ps", view: 0, step: this.#step, steps: job.settings.steps, node },
-      ...{ pid: process.pid, state: "training", loss: this.#loss, idlePercent: 0, ...live?.() },
+      ...{
+        job: job.job,
+        system: "ps",
+        view: this.#member?.view?.number ?? 0,
+        step: this.#step,
+        steps: job.settings.steps,
+        node,
+      },
+      ...{
+        pid: process.pid,
+        replicas: job.settings.serverReplicas,
+        state: "training",
+        loss: this.#loss,
+        idlePercent: 0,
+        ...live?.(),
+      },
       members,
     };
   }

@@ -26,19 +26,21 @@ interface Kind {
   readonly servers: number;
   readonly replicas: number;
   /** Who is hit, one after the other, so many steps apart. */
-  readonly victims: readonly ("worker" | "server")[];
+  readonly victims: readonly ("worker" | "server" | "scheduler")[];
   readonly pauses: boolean;
 }
 
 const KINDS: Readonly<Record<string, Kind>> = {
   "kill a worker": { servers: 3, replicas: 1, victims: ["worker"], pauses: false },
   "kill a server": { servers: 3, replicas: 1, victims: ["server"], pauses: false },
+  "kill the task scheduler": { servers: 3, replicas: 1, victims: ["scheduler"], pauses: false },
   "kill two servers and a worker, 60 steps apart": {
     ...{ servers: 4, replicas: 1, victims: ["server", "worker", "server"], pauses: false },
   },
   "kill two servers at once, two replicas": { servers: 4, replicas: 2, victims: ["server", "server"], pauses: false },
   "stop a server for 5 s": { servers: 3, replicas: 1, victims: ["server"], pauses: true },
   "stop a worker for 5 s": { servers: 3, replicas: 1, victims: ["worker"], pauses: true },
+  "stop the task scheduler for 5 s": { servers: 3, replicas: 1, victims: ["scheduler"], pauses: true },
 };
 const APART = 60;
 
@@ -92,7 +94,8 @@ async function disturb({ id }: Cell, out: string): Promise<number | null> {
   let begun: number | null = null;
   for (const [turn, victim] of kind.victims.entries()) {
     await reach(out, first + (isAtOnce ? 0 : turn * APART));
-    const numbers = victim === "worker" ? [0, WORKERS] : [WORKERS, WORKERS + kind.servers];
+    const behind = WORKERS + kind.servers;
+    const numbers = { worker: [0, WORKERS], server: [WORKERS, behind], scheduler: [behind, behind + 1] }[victim];
     const entries = runningNodes().filter((entry) => entry.out === out && !hit.has(entry.node));
     const mine = entries.filter(({ node }) => node >= numbers[0]! && node < numbers[1]!);
     const { pid, node } = mine[random.nextBelow(mine.length)]!;

@@ -31,6 +31,7 @@ export interface ChainScenario {
 
 type Copied = readonly Shares[];
 type Input = HeldInput<ByKey, Copied>;
+type Message = Exclude<Input, { kind: "request" | "place" }>;
 type Output = HeldOutput<ByKey, Copied>;
 export type Asked = Extract<ShardInput, { kind: "push" | "pull" }>;
 export interface View {
@@ -62,9 +63,22 @@ class Server extends Process {
       if (place !== undefined) this.handle(shard, { kind: "place", place });
     }
     this.view = view;
+    this.#epoch = Math.max(...view.chains.map(({ epoch }) => epoch));
+    const messages = this.#messages;
+    this.#messages = [];
+    for (const [shard, message] of messages) this.hear(shard, message);
     const early = this.early;
     this.early = [];
     for (const each of early) this.ofView(each.view, each.act);
+  }
+
+  #epoch = 0;
+  #messages: (readonly [number, Message])[] = [];
+
+  /** From another server; what is of an epoch that is to come waits for it. */
+  hear(shard: number, message: Message): void {
+    if (message.epoch > this.#epoch) this.#messages.push([shard, message]);
+    else if (this.shards.has(shard)) this.handle(shard, message);
   }
 
   /** Acts in this view, later where it is to come, not at all where it is over. */
@@ -115,8 +129,8 @@ class Server extends Process {
   #do(shard: number, store: SimulatedStore, output: Output): void {
     const world = this.#world;
     world.note(() => `server ${this.number} shard ${shard}: ${JSON.stringify(output)}`);
-    const say = (to: number, message: Input): void =>
-      world.carry(this, world.servers[to]!, () => world.servers[to]!.handle(shard, message));
+    const say = (to: number, message: Message): void =>
+      world.carry(this, world.servers[to]!, () => world.servers[to]!.hear(shard, message));
     switch (output.kind) {
       case "add":
         return store.add(output, output.step, output.keys);

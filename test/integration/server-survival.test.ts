@@ -1,4 +1,6 @@
 /** @file Runs of a parameter server that go on without processes that die: with the bits of one process where updates are whole steps in order. */
+import type { ShareLine } from "../../baseline-ps/runtime/share-history.ts";
+import { RUN_FILES } from "../../src/metrics/run-folder.ts";
 import { afterAll, describe, expect, test } from "vitest";
 import { bits, runSerial, Scratch, tinySettings } from "../helpers/memory-ring.ts";
 import { runServers } from "../helpers/memory-servers.ts";
@@ -115,6 +117,43 @@ describe("a run with copies of its shards", () => {
         },
       });
       expect(bits(ended)).toEqual(bits(serial));
+    },
+  );
+
+  test.each([
+    { dead: [["scheduler", 8]] },
+    { dead: [["scheduler", 8]], workerHolds: "range", validateEvery: 5, checkpointEvery: 7 },
+    { dead: [["standby", 8]] },
+    {
+      dead: [
+        ["scheduler", 8],
+        ["worker", 16],
+        ["server", 24],
+      ],
+    },
+    {
+      dead: [
+        ["worker", 8],
+        ["scheduler", 9],
+      ],
+    },
+  ] as const)(
+    "has the bits of one process though the task scheduler dies: %o",
+    { timeout: LIMIT_MS },
+    async ({ dead, ...changes }) => {
+      const { validateEvery = 0, checkpointEvery = 0 } = changes as Record<string, number>;
+      const settings = { system: "serial", nodes: 1, microBatches: 2, steps: STEPS, validateEvery, checkpointEvery };
+      const serial = await runSerial(tinySettings(settings), scratch.folder());
+      const folder = scratch.folder();
+      const ended = await runServers(settingsOf(changes), folder, {
+        onCommitted: (step, _, close) => {
+          for (const [kind, at] of dead) if (step === at) close({ kind, index: 0 });
+        },
+      });
+      expect(bits(ended)).toEqual(bits(serial));
+      const lines = folder.readLines(RUN_FILES.history) as readonly ShareLine[];
+      const shares = lines.map(({ step, share }) => 2 * step + share).toSorted((a, b) => a - b);
+      expect(shares, "every share once").toEqual(Array.from({ length: 2 * STEPS }, (_, index) => index));
     },
   );
 
