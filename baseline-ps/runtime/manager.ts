@@ -17,6 +17,7 @@ import {
   type PsJob,
   type PsRole,
   type PsView,
+  REPLACED,
   type Returned,
   type Word,
   wordSchema,
@@ -143,8 +144,9 @@ export class Manager {
     });
     if (member === undefined || link === undefined) return;
     member.link = link;
-    void link.ended.then(({ kind }) => {
-      if (kind !== "goodbye") this.#lost(member!, kind);
+    void link.ended.then((end) => {
+      if (end.kind === "refused" && end.reason === REPLACED) this.#replaced();
+      else if (end.kind !== "goodbye") this.#lost(member!, end.kind);
     });
     if (member.hello.joins) return this.#welcome(member);
     if (member.hello.returns) return;
@@ -212,6 +214,12 @@ export class Manager {
   #welcome({ link, hello: { role } }: Member): void {
     tell(link, { kind: "job", job: this.#job!, role, view: this.#group!.view });
     tell(link, { kind: "begin" });
+  }
+
+  /** The others have another manager: this one has nothing to say any more. */
+  #replaced(): void {
+    this.#isOver = true;
+    this.#ended.reject(new NodeLostError("this manager stood still: another one goes on", "see the others' logs"));
   }
 
   #lost(member: Member, how: string): void {

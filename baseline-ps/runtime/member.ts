@@ -15,6 +15,7 @@ import {
   type PsJob,
   type PsRole,
   type PsView,
+  REPLACED,
 } from "./messages.ts";
 import { openTalk, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
@@ -127,7 +128,7 @@ export class Member {
       const now = nowMs();
       if (now - lookedMs > SILENCE_LIMIT_MS / 2) this.#heardMs = now;
       lookedMs = now;
-      if (now - this.#heardMs > SILENCE_LIMIT_MS) this.#link?.abort("another one is the manager now");
+      if (now - this.#heardMs > SILENCE_LIMIT_MS) this.#link?.abort(REPLACED);
     }, LOOK_MS).unref();
   }
 

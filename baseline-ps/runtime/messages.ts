@@ -6,6 +6,8 @@ import { ProtocolError } from "../../src/types/errors.ts";
 
 /** To the server manager: coming, the job, reports, the end. */
 export const GROUP_PROTOCOL = "/ringtmp/control/ps/1";
+/** To a manager that stood still, from those who have gone to another one. */
+export const REPLACED = "another one is the manager now";
 /** Between a worker and its task scheduler. */
 export const TASKS_PROTOCOL = "/ringtmp/control/ps-tasks/1";
 /** Between the task scheduler and who stands in for it. */
