@@ -121,7 +121,11 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
     init.onJob?.(job!, live, members[0]!);
     const shaped = shape(transport, job!);
     if (roles.some(({ kind }) => kind === "standby")) {
-      members[0]!.onManagerGone = () => void (succession = succeed(own, job!, members[0]!, init));
+      members[0]!.onManagerGone = () => {
+        succession = succeed(own, job!, members[0]!, init);
+        // A failure is told to all members, this process's too.
+        succession.catch(() => {});
+      };
     }
     const given = {
       ...{ job: job!, folder, account, lateness: (): Lateness | null => shaped?.lateness ?? null },
