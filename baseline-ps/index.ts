@@ -98,6 +98,9 @@ export interface JoinInit {
   readonly data: (job: PsJob) => Promise<DataSet>;
   /** The scheduler's. */
   readonly events: SchedulerEvents;
+  /** Of a standby that has become the manager. */
+  readonly onSummary?: (summary: Record<string, unknown>) => void;
+  readonly onLost?: (role: string) => void;
   /** Of a server whose process joins several jobs, once each, with one transport: the same object every time. */
   readonly served?: ServedJobs;
 }
@@ -106,7 +109,10 @@ export interface JoinInit {
 export async function joinParameterServer(init: JoinInit): Promise<void> {
   const { roles, manager, transport, engine, folder, joins = false } = init;
   const { ids } = chooseEngines(engine);
-  const members = await Promise.all(roles.map((role) => Member.join(transport, manager, role, ids, joins)));
+  // A standby that becomes the manager is a member of its own.
+  const own = selfDialling(transport);
+  const members = await Promise.all(roles.map((role) => Member.join(own, manager, role, ids, joins)));
+  let succession: Promise<void> | undefined;
   try {
     const [job] = await Promise.all(members.map((member) => member.job));
     const account = new NodeAccount();
@@ -114,6 +120,13 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
     const live = (): Live => ({ step: clockwork.newestStep, idlePercent: clockwork.idlePercent, lag: account.lag() });
     init.onJob?.(job!, live, members[0]!);
     const shaped = shape(transport, job!);
+    if (roles.some(({ kind }) => kind === "standby")) {
+      members[0]!.onManagerGone = () => {
+        succession = succeed(own, job!, members[0]!, init);
+        // A failure is told to all members, this process's too.
+        succession.catch(() => {});
+      };
+    }
     const given = {
       ...{ job: job!, folder, account, lateness: (): Lateness | null => shaped?.lateness ?? null },
       // Over the shape: what a process says to itself takes no line.
@@ -122,11 +135,27 @@ export async function joinParameterServer(init: JoinInit): Promise<void> {
     await Promise.all(
       members.map((member) => runRole(member.role, { ...given, index: member.role.index, member }, init)),
     );
+    await succession;
   } catch (error) {
     for (const member of members) member.fail(error);
     throw error;
   } finally {
     await Promise.all(members.map((member) => member.close()));
+  }
+}
+
+/** In the manager's place, to the end of the run. */
+async function succeed(transport: Transport, job: PsJob, member: Member, init: JoinInit): Promise<void> {
+  const { settings, dataSha256, firstStep } = job;
+  const silent = { onPresent: () => {}, onJob: () => {}, onChanged: () => {}, onLost: init.onLost ?? ((): void => {}) };
+  const given = { job: job.job, settings, dataSha256, firstStep, transport, ...silent };
+  const manager = await Manager.succeed(given, job, member.view ?? null);
+  try {
+    const summary = psSummary(job, await manager.ended);
+    init.folder.writeJson(RUN_FILES.summary, summary);
+    init.onSummary?.(summary);
+  } finally {
+    await manager.close();
   }
 }
 

@@ -22,6 +22,8 @@ export interface PlacementInit {
   readonly heads: readonly number[];
   /** Copies of each shard beside the head's. */
   readonly replicas: number;
+  /** Where the shards are already, and on which servers they may be; absent: at the start. */
+  readonly known?: { readonly chains: readonly ShardChain[]; readonly servers: readonly number[] };
 }
 
 export type PlacementInput =
@@ -52,11 +54,16 @@ export class Placement implements Machine<PlacementInput, PlacementOutput> {
   #chains: ShardChain[];
   #epoch = 0;
 
-  constructor({ heads, replicas }: PlacementInit) {
-    for (const server of heads) this.#servers.add(server);
-    assert(replicas < this.#servers.size, "each copy is on a server of its own");
+  constructor({ heads, replicas, known }: PlacementInit) {
+    for (const server of known?.servers ?? heads) this.#servers.add(server);
     this.#replicas = replicas;
     this.#wanted = [...heads];
+    if (known !== undefined) {
+      this.#chains = [...known.chains];
+      this.#epoch = Math.max(...known.chains.map(({ epoch }) => epoch));
+      return;
+    }
+    assert(replicas < this.#servers.size, "each copy is on a server of its own");
     this.#chains = heads.map((head) => ({ epoch: 0, servers: [head], isCopying: false }));
     // At the start all have the same values: nothing is to be copied.
     for (const shard of this.#chains.keys()) {

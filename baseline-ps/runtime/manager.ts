@@ -16,6 +16,9 @@ import {
   type Order,
   type PsJob,
   type PsRole,
+  type PsView,
+  REPLACED,
+  type Returned,
   type Word,
   wordSchema,
 } from "./messages.ts";
@@ -49,6 +52,8 @@ interface Member {
 const PING_INTERVAL_MS = 100;
 /** Longer than a process stands still that has too little of the machine. */
 const SILENCE_LIMIT_MS = 3_000;
+/** How long who takes the manager's place waits for all to come. */
+const RETURN_LIMIT_MS = 1_500;
 const OVERDUE = "nothing was heard of it for too long: the run goes on without it";
 
 export class Manager {
@@ -63,6 +68,8 @@ export class Manager {
   #isFinishing = false;
   #isOver = false;
   #job: PsJob | undefined;
+  /** While those are waited for who knew the manager of before. */
+  #returned: { readonly views: (PsView | null)[]; readonly copied: { shard: number; epoch: number }[] } | undefined;
   /** Of a run that survives its processes. */
   #group: SurvivingGroup | undefined;
 
@@ -79,6 +86,21 @@ export class Manager {
       ...roles("data", dataServers),
     ];
     this.#ended.promise.catch(() => {});
+  }
+
+  /**
+   * Takes the place of a manager that is gone: those who are there come and say what they know.
+   * @param view the newest that this process has heard
+   */
+  static async succeed(init: ManagerInit, job: PsJob, view: PsView | null): Promise<Manager> {
+    const manager = new Manager(init);
+    manager.#job = job;
+    manager.#returned = { views: [view], copied: [] };
+    setTimeout(() => manager.#takeUp(), RETURN_LIMIT_MS).unref();
+    await init.transport.handle(GROUP_PROTOCOL, (stream) => {
+      manager.#accept(stream).catch(() => {});
+    });
+    return manager;
   }
 
   static async listen(init: ManagerInit): Promise<Manager> {
@@ -108,8 +130,12 @@ export class Manager {
       if (!parsed.success) return "that is no process of a parameter server";
       const name = nameOf(parsed.data.role);
       if (parsed.data.build !== BUILD) return `this is ${BUILD}, not ${parsed.data.build}`;
+      if (parsed.data.returns !== (this.#returned !== undefined)) {
+        return parsed.data.returns ? "the manager is not gone" : "those who are there are counted: try again";
+      }
       if (parsed.data.joins) return this.#join(parsed.data, (joined) => (member = joined));
-      if (!this.#expected.includes(name)) return `${name} is not expected`;
+      const isExpected = parsed.data.returns || this.#expected.includes(name);
+      if (!isExpected) return `${name} is not expected`;
       if (this.#members.has(name)) return `${name} is here already`;
       member = { hello: parsed.data, link: undefined, report: undefined, heardMs: nowMs(), isAtWork: false };
       this.#members.set(name, member);
@@ -118,13 +144,51 @@ export class Manager {
     });
     if (member === undefined || link === undefined) return;
     member.link = link;
-    void link.ended.then(({ kind }) => {
-      if (kind !== "goodbye") this.#lost(member!, kind);
+    void link.ended.then((end) => {
+      if (end.kind === "refused" && end.reason === REPLACED) this.#replaced();
+      else if (end.kind !== "goodbye") this.#lost(member!, end.kind);
     });
     if (member.hello.joins) return this.#welcome(member);
+    if (member.hello.returns) return;
     const present = [...this.#members.values()].filter((each) => each.link !== undefined).length;
     this.#init.onPresent(present, this.#expected.length);
     if (present === this.#expected.length) this.#begin();
+  }
+
+  #hearReturned(member: Member, { view, report, copied }: Returned): void {
+    if (this.#returned === undefined) return;
+    member.isAtWork = true;
+    member.report = report ?? undefined;
+    this.#returned.views.push(view);
+    this.#returned.copied.push(...copied);
+  }
+
+  /** From here on it is as with the manager of before: the newest view holds, and who has not come is gone. */
+  #takeUp(): void {
+    const { views, copied } = this.#returned!;
+    this.#returned = undefined;
+    const newest = views.reduce((best, view) => ((view?.number ?? 0) > (best?.number ?? 0) ? view : best));
+    this.#survive(newest);
+    for (const role of this.#group!.living) {
+      const name = nameOf(role);
+      if (this.#members.has(name)) continue;
+      this.#init.onLost(name);
+      if (!this.#group!.lost(role))
+        return this.fail(new NodeLostError(`${name} is gone${this.#group!.loss}`, this.#group!.remedy));
+    }
+    for (const { shard, epoch } of copied) this.#group!.copied(shard, epoch);
+    this.#group!.retell();
+    this.#reported();
+  }
+
+  #survive(view: PsView | null): void {
+    const events = {
+      tellAll: (order: Order) => this.#tellAll(order),
+      tellServer: (server: number, order: Order) =>
+        tell(this.#members.get(nameOf({ kind: "server", index: server }))?.link, order),
+    };
+    this.#group = new SurvivingGroup(this.#job!, events, view);
+    this.#watch = setInterval(() => this.#look(), PING_INTERVAL_MS).unref();
   }
 
   /** Who comes to a run that trains. Returns who hears it, or why it may not. */
@@ -152,10 +216,17 @@ export class Manager {
     tell(link, { kind: "begin" });
   }
 
+  /** The others have another manager: this one has nothing to say any more. */
+  #replaced(): void {
+    this.#isOver = true;
+    this.#ended.reject(new NodeLostError("this manager stood still: another one goes on", "see the others' logs"));
+  }
+
   #lost(member: Member, how: string): void {
     const { role } = member.hello;
     const name = nameOf(role);
     if (this.#isOver || this.#members.get(name) !== member) return;
+    if (this.#returned !== undefined) return void this.#members.delete(name);
     if (this.#group?.lost(role) !== true) {
       const gone = `${this.#rolesOf(member)} is gone (${how})`;
       const remedy = this.#group === undefined ? "see its log; start the run again" : this.#group.remedy;
@@ -186,11 +257,7 @@ export class Manager {
     for (const { link, hello } of this.#members.values())
       tell(link, { kind: "job", job, role: hello.role, view: null });
     if (settings.serverReplicas === 0) return;
-    this.#group = new SurvivingGroup(job, {
-      tellAll: (order) => this.#tellAll(order),
-      tellServer: (server, order) => tell(this.#members.get(nameOf({ kind: "server", index: server }))?.link, order),
-    });
-    this.#watch = setInterval(() => this.#look(), PING_INTERVAL_MS).unref();
+    this.#survive(null);
   }
 
   /** Who stands still is taken for dead, and ends when it hears of it. */
@@ -216,6 +283,8 @@ export class Manager {
     switch (word.kind) {
       case "pong":
         return;
+      case "returned":
+        return this.#hearReturned(member, word);
       case "working":
         member.isAtWork = true;
         return;
@@ -250,6 +319,7 @@ export class Manager {
   }
 
   #reported(): void {
+    if (this.#returned !== undefined) return;
     const missing = [...this.#members].flatMap(([name, { report }]) => (report === undefined ? [name] : []));
     if (missing.length === 0) {
       const reports = [...this.#members].map(([name, { report }]): [string, MemberReport] => [name, report!]);

@@ -1,7 +1,11 @@
-/** @file One process's place in the group: it comes to the manager, gets the job, tells its report or its failure, hears how others fail. */
+/**
+ * @file One process's place in the group: it comes to the manager, gets the job, tells its report or its failure, hears how others fail. Where the
+ * manager is gone, or stands still, it goes to the one that takes its place, and says again what may have been lost.
+ */
 import { BUILD } from "../../src/config/fingerprint.ts";
 import { GOODBYE_LIMIT_MS, type Link } from "../../src/net/link.ts";
 import type { Transport } from "../../src/net/transport.ts";
+import { nowMs } from "../../src/runtime/clock.ts";
 import { NodeLostError } from "../../src/types/errors.ts";
 import {
   GROUP_PROTOCOL,
@@ -11,11 +15,23 @@ import {
   type PsJob,
   type PsRole,
   type PsView,
+  REPLACED,
 } from "./messages.ts";
 import { openTalk, tell } from "./talk.ts";
 import { failureOf, toldError } from "./told-error.ts";
 
+/** How long nobody may be the manager, and how often it is asked for. */
+const ABSENT_LIMIT_MS = 20_000;
+const RETRY_MS = 100;
+/** Longer than a manager stands still that has too little of the machine. */
+const SILENCE_LIMIT_MS = 3_000;
+const LOOK_MS = 500;
+
+type Hello = Parameters<typeof openTalk>[3];
+
 export class Member {
+  /** Called when the manager is gone, before anybody else is gone to. */
+  onManagerGone: () => void = () => {};
   readonly #job = Promise.withResolvers<PsJob>();
   readonly #begin = Promise.withResolvers<void>();
   readonly #finish = Promise.withResolvers<void>();
@@ -28,10 +44,22 @@ export class Member {
   #role: PsRole;
   #link: Link | undefined;
   #isDone = false;
+  readonly #transport: Transport;
+  readonly #hello: Hello;
+  #knownJob: PsJob | undefined;
+  #hasReturned = false;
+  readonly #over = Promise.withResolvers<void>();
+  #report: MemberReport | null = null;
+  /** By shard: in which epoch its copy has come. */
+  readonly #copied = new Map<number, number>();
+  #heardMs = nowMs();
+  #watch: NodeJS.Timeout | undefined;
 
-  private constructor(role: PsRole, joins: boolean) {
+  private constructor(role: PsRole, joins: boolean, transport: Transport, hello: Hello) {
     this.#role = role;
     this.joins = joins;
+    this.#transport = transport;
+    this.#hello = hello;
     for (const { promise } of [this.#job, this.#begin, this.#finish, this.#failed]) promise.catch(() => {});
   }
 
@@ -43,17 +71,65 @@ export class Member {
     engines: readonly string[],
     joins = false,
   ): Promise<Member> {
-    const member = new Member(role, joins);
     const { peerId, addresses } = transport;
-    const hello = { build: BUILD, role, peerId, addresses: addresses.slice(0, 16), engines, joins };
-    const listener = { schema: orderSchema, from: "the server manager", hear: (order: Order) => member.#hear(order) };
-    const link = await openTalk(transport, manager, GROUP_PROTOCOL, hello, listener);
-    member.#link = link;
-    void link.ended.then(({ kind }) => {
-      if (kind === "goodbye" && member.#isDone) return;
-      member.#fail(new NodeLostError(`the server manager is gone (${kind})`, "see its log; start the run again"));
-    });
+    const hello = { build: BUILD, role, peerId, addresses: addresses.slice(0, 16), engines, joins, returns: false };
+    const member = new Member(role, joins, transport, hello);
+    await member.#connect(manager, hello);
     return member;
+  }
+
+  async #connect(addresses: readonly string[], hello: Hello): Promise<void> {
+    const hear = (order: Order, link: Link): void => {
+      if (link === this.#link || this.#link === undefined) this.#hear(order);
+    };
+    const listener = { schema: orderSchema, from: "the server manager", hear };
+    const link = await openTalk(this.#transport, addresses, GROUP_PROTOCOL, hello, listener);
+    this.#link = link;
+    this.#heardMs = nowMs();
+    void link.ended.then(({ kind }) => {
+      if (kind === "goodbye" && this.#isDone) return this.#over.resolve();
+      void this.#lost(kind);
+    });
+  }
+
+  /** To the standby, which takes the manager's place a moment later. */
+  async #lost(how: string): Promise<void> {
+    const job = this.#knownJob;
+    const isSurvived = job !== undefined && job.settings.serverReplicas > 0 && how !== "goodbye" && !this.#hasReturned;
+    clearInterval(this.#watch);
+    if (!isSurvived) {
+      return this.#fail(new NodeLostError(`the server manager is gone (${how})`, "see its log; start the run again"));
+    }
+    this.#hasReturned = true;
+    this.#link = undefined;
+    this.onManagerGone();
+    const addresses = this.addressesOf(job, { kind: "standby", index: 0 });
+    const hello = { ...this.#hello, role: this.#role, joins: false, returns: true };
+    for (
+      const endMs = nowMs() + ABSENT_LIMIT_MS;
+      nowMs() < endMs;
+      await new Promise((go) => setTimeout(go, RETRY_MS))
+    ) {
+      try {
+        await this.#connect(addresses, hello);
+        const copied = [...this.#copied].map(([shard, epoch]) => ({ shard, epoch }));
+        return tell(this.#link, { kind: "returned", view: this.#view ?? null, report: this.#report, copied });
+      } catch {
+        // It is not the manager yet.
+      }
+    }
+    this.#fail(new NodeLostError(`the server manager is gone (${how}), and nobody takes its place`, "see the logs"));
+  }
+
+  /** A manager that stands still is gone; not where this process did. */
+  #watchManager(): void {
+    let lookedMs = nowMs();
+    this.#watch = setInterval(() => {
+      const now = nowMs();
+      if (now - lookedMs > SILENCE_LIMIT_MS / 2) this.#heardMs = now;
+      lookedMs = now;
+      if (now - this.#heardMs > SILENCE_LIMIT_MS) this.#link?.abort(REPLACED);
+    }, LOOK_MS).unref();
   }
 
   get job(): Promise<PsJob> {
@@ -109,6 +185,7 @@ export class Member {
 
   /** A copy of the shard is here. */
   copied(shard: number, epoch: number): void {
+    this.#copied.set(shard, epoch);
     tell(this.#link, { kind: "copied", shard, epoch });
   }
 
@@ -124,6 +201,7 @@ export class Member {
 
   report(report: MemberReport): void {
     this.#isDone = true;
+    this.#report = report;
     tell(this.#link, { kind: "report", report });
   }
 
@@ -134,16 +212,19 @@ export class Member {
 
   /** Until the manager has heard from everybody. */
   async over(): Promise<void> {
-    await this.#link?.ended;
+    await this.#over.promise;
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#watch);
     await this.#link?.close(GOODBYE_LIMIT_MS);
   }
 
   #hear(order: Order): void {
+    this.#heardMs = nowMs();
     switch (order.kind) {
       case "job":
+        this.#knownJob = order.job;
         this.#role = order.role;
         this.#view = order.view ?? undefined;
         return this.#job.resolve(order.job);
@@ -152,8 +233,10 @@ export class Member {
       case "finish":
         return this.#finish.resolve();
       case "ping":
+        if (this.#watch === undefined) this.#watchManager();
         return tell(this.#link, { kind: "pong" });
       case "view":
+        if (order.view.number <= (this.#view?.number ?? 0)) return;
         this.#view = order.view;
         return this.#onView?.(order.view);
       case "free":

@@ -6,6 +6,8 @@ import { ProtocolError } from "../../src/types/errors.ts";
 
 /** To the server manager: coming, the job, reports, the end. */
 export const GROUP_PROTOCOL = "/ringtmp/control/ps/1";
+/** To a manager that stood still, from those who have gone to another one. */
+export const REPLACED = "another one is the manager now";
 /** Between a worker and its task scheduler. */
 export const TASKS_PROTOCOL = "/ringtmp/control/ps-tasks/1";
 /** Between the task scheduler and who stands in for it. */
@@ -31,6 +33,8 @@ export const memberHelloSchema = z.strictObject({
   engines: z.array(shortText).min(1).max(8).readonly(),
   /** It comes to a run that trains: which place it takes is the manager's to say. */
   joins: z.boolean(),
+  /** It was in the run with a manager that is gone. */
+  returns: z.boolean(),
 });
 export type MemberHello = z.infer<typeof memberHelloSchema>;
 
@@ -42,7 +46,7 @@ export const jobSchema = z.strictObject({
   dataSha256: hex,
   firstStep: count,
   members: z
-    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true }))
+    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true, returns: true }))
     .min(3)
     .max(4096)
     .readonly(),
@@ -68,7 +72,7 @@ export const viewSchema = z.strictObject({
   standsIn: z.boolean(),
   /** Servers that came after the job was given. */
   joined: z
-    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true }))
+    .array(memberHelloSchema.omit({ engines: true, build: true, joins: true, returns: true }))
     .max(1024)
     .readonly(),
 });
@@ -118,6 +122,13 @@ export const wordSchema = z.discriminatedUnion("kind", [
   /** A worker has all that it needs. */
   z.strictObject({ kind: z.literal("working") }),
   z.strictObject({ kind: z.literal("pong") }),
+  /** What a manager that is gone may have taken with it. */
+  z.strictObject({
+    kind: z.literal("returned"),
+    view: viewSchema.nullable(),
+    report: z.custom<MemberReport>((value) => typeof value === "object").nullable(),
+    copied: z.array(z.strictObject({ shard: count, epoch: count })).max(65_536),
+  }),
   /** It wants to go, in order. */
   z.strictObject({ kind: z.literal("leaves") }),
   /** A server has its copy of a shard. */
@@ -126,6 +137,7 @@ export const wordSchema = z.discriminatedUnion("kind", [
   failureSchema,
 ]);
 export type Word = z.infer<typeof wordSchema>;
+export type Returned = Extract<Word, { kind: "returned" }>;
 
 const trainSchema = z.strictObject({ kind: z.literal("train"), step: count, share: count, from: count, to: count });
 const taskSchema = z.discriminatedUnion("kind", [

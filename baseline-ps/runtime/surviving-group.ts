@@ -23,6 +23,12 @@ export function firstPlacement(job: PsJob): Placement {
   return new Placement({ heads: firstMap(job).heads, replicas: job.settings.serverReplicas });
 }
 
+function placementOf(job: PsJob, { chains, joined }: PsView): Placement {
+  const servers = new Set([...chains.flatMap((chain) => chain.servers), ...joined.map(({ role }) => role.index)]);
+  const heads = chains.map((chain) => chain.servers[0]!);
+  return new Placement({ heads, replicas: job.settings.serverReplicas, known: { chains, servers: [...servers] } });
+}
+
 export interface GroupEvents {
   readonly tellAll: (order: Order) => void;
   readonly tellServer: (server: number, order: Order) => void;
@@ -38,19 +44,38 @@ export class SurvivingGroup {
   #workers: readonly number[];
   /** Servers of before the job, and those that came since. */
   #servers: number;
-  readonly #joined: PsView["joined"][number][] = [];
+  readonly #joined: PsView["joined"][number][];
   #hasStandby = true;
-  #standsIn = false;
-  #number = 0;
-  #view: PsView | null = null;
+  #standsIn: boolean;
+  #number: number;
+  #view: PsView | null;
 
-  constructor(job: PsJob, events: GroupEvents) {
+  /** @param view the newest that any of the group has heard, where another manager has told it; null: the first one */
+  constructor(job: PsJob, events: GroupEvents, view: PsView | null = null) {
     this.#map = firstMap(job);
-    this.#placement = firstPlacement(job);
-    this.#workers = Array.from({ length: job.settings.nodes }, (_, worker) => worker);
-    this.#servers = job.settings.servers;
     this.#events = events;
     this.#nodes = job.settings.nodes;
+    this.#workers = view?.workers ?? Array.from({ length: this.#nodes }, (_, worker) => worker);
+    this.#joined = [...(view?.joined ?? [])];
+    this.#servers = Math.max(job.settings.servers, ...this.#joined.map(({ role }) => role.index + 1));
+    this.#standsIn = view?.standsIn ?? false;
+    this.#number = view?.number ?? 0;
+    this.#view = view;
+    this.#placement = view === null ? firstPlacement(job) : placementOf(job, view);
+  }
+
+  /** Those who are to be there, but the manager. */
+  get living(): readonly PsRole[] {
+    const servers = new Set(this.#placement.servers);
+    const all = (kind: PsRole["kind"], indices: Iterable<number>): PsRole[] =>
+      [...indices].map((index) => ({ kind, index }));
+    const schedulers = [...all("scheduler", this.#standsIn ? [] : [0]), ...all("standby", [0])];
+    return [...all("worker", this.#workers), ...all("server", servers), ...schedulers];
+  }
+
+  /** Says to all what it knows, as a view of its own: who has missed one has it now. */
+  retell(): void {
+    this.#tell();
   }
 
   /** The place that somebody who comes may take; undefined: there is none. */

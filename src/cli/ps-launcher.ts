@@ -86,7 +86,7 @@ class PsLauncher {
       exited: exited.promise,
       end: undefined,
       isSpare:
-        settings.serverReplicas > 0 && role.kind === "member" && role.members.every(({ kind }) => kind !== "data"),
+        settings.serverReplicas > 0 && (role.kind === "manager" || role.members.every(({ kind }) => kind !== "data")),
       hosts: [],
     };
     this.#children.push(child);
@@ -148,8 +148,9 @@ class PsLauncher {
         child.hosts = event.outs;
         return;
       case "failed":
-        // Of one that the run goes on without, nobody else asks.
-        if (!child.isSpare || !this.#hasJob) this.#failures.push(event.error);
+        // What ends a run that survives its processes, the manager knows best.
+        if (child === this.#children[0]) this.#failures.unshift(event.error);
+        else this.#failures.push(event.error);
         return;
       case "viewed":
       case "left":
@@ -198,7 +199,8 @@ class PsLauncher {
   }
 
   #result(): RunResult {
-    if (this.#summary !== undefined && this.#failures.length === 0) {
+    const isSurvived = this.#request.settings.serverReplicas > 0;
+    if (this.#summary !== undefined && (isSurvived || this.#failures.length === 0)) {
       return { summary: this.#summary, interrupted: this.#interrupts > 0 };
     }
     this.#progress.end();

@@ -147,7 +147,7 @@ export class PsProcess {
       ...{ job, settings, dataSha256: data.sha256, firstStep, transport: this.#transport, folder },
       onPresent: (present, size) => this.#emit({ kind: "present", present, size }),
       onChanged: (text) => this.#emit({ kind: "warning", text }),
-      onLost: (role) => this.#emit({ kind: "warning", text: `${role} is gone: the run goes on without it` }),
+      onLost: (role) => this.#emit({ kind: "warning", text: goneText(role) }),
       onJob: (decided) => {
         // From now on the task scheduler ends the run.
         this.#stop = () => {};
@@ -180,6 +180,8 @@ export class PsProcess {
     }
     await joinParameterServer({
       ...{ roles, manager, transport, engine: settings.engine, folder, served, joins },
+      onSummary: (summary) => this.#emit({ kind: "done", summary }),
+      onLost: (role) => this.#emit({ kind: "warning", text: goneText(role) }),
       onJob: (job, live, member) => {
         this.#member = member;
         const holds = roles.some(({ kind }) => kind === "worker" || kind === "server");
@@ -274,3 +276,5 @@ export class PsProcess {
     };
   }
 }
+
+const goneText = (role: string): string => `${role} is gone: the run goes on without it`;

@@ -26,7 +26,7 @@ interface Kind {
   readonly servers: number;
   readonly replicas: number;
   /** Who is hit, one after the other, so many steps apart. */
-  readonly victims: readonly ("worker" | "server" | "scheduler")[];
+  readonly victims: readonly ("worker" | "server" | "scheduler" | "manager")[];
   readonly pauses: boolean;
 }
 
@@ -34,6 +34,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   "kill a worker": { servers: 3, replicas: 1, victims: ["worker"], pauses: false },
   "kill a server": { servers: 3, replicas: 1, victims: ["server"], pauses: false },
   "kill the task scheduler": { servers: 3, replicas: 1, victims: ["scheduler"], pauses: false },
+  "kill the server manager": { servers: 3, replicas: 1, victims: ["manager"], pauses: false },
   "kill two servers and a worker, 60 steps apart": {
     ...{ servers: 4, replicas: 1, victims: ["server", "worker", "server"], pauses: false },
   },
@@ -41,6 +42,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   "stop a server for 5 s": { servers: 3, replicas: 1, victims: ["server"], pauses: true },
   "stop a worker for 5 s": { servers: 3, replicas: 1, victims: ["worker"], pauses: true },
   "stop the task scheduler for 5 s": { servers: 3, replicas: 1, victims: ["scheduler"], pauses: true },
+  "stop the server manager for 5 s": { servers: 3, replicas: 1, victims: ["manager"], pauses: true },
 };
 const APART = 60;
 
@@ -95,7 +97,12 @@ async function disturb({ id }: Cell, out: string): Promise<number | null> {
   for (const [turn, victim] of kind.victims.entries()) {
     await reach(out, first + (isAtOnce ? 0 : turn * APART));
     const behind = WORKERS + kind.servers;
-    const numbers = { worker: [0, WORKERS], server: [WORKERS, behind], scheduler: [behind, behind + 1] }[victim];
+    const numbers = {
+      worker: [0, WORKERS],
+      server: [WORKERS, behind],
+      scheduler: [behind, behind + 1],
+      manager: [behind + 1, behind + 2],
+    }[victim];
     const entries = runningNodes().filter((entry) => entry.out === out && !hit.has(entry.node));
     const mine = entries.filter(({ node }) => node >= numbers[0]! && node < numbers[1]!);
     const { pid, node } = mine[random.nextBelow(mine.length)]!;

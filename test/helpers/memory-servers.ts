@@ -16,6 +16,8 @@ export interface Changes {
   readonly join: (kind: "server" | "worker") => void;
   /** A process wants to go, in order. */
   readonly leave: (role: PsRole) => void;
+  /** As `close`, of the manager. */
+  readonly closeManager: () => void;
 }
 
 export interface ServersOptions {
@@ -69,6 +71,8 @@ class Group {
   readonly #transports = new Map<string, Transport>();
   readonly #members = new Map<string, { leave(): void }>();
   readonly #joiners: Promise<void>[] = [];
+  readonly #succeeded = Promise.withResolvers<Record<string, unknown>>();
+  #isManagerGone = false;
   #manager: readonly string[] = [];
   #stop = (): void => {};
 
@@ -86,19 +90,26 @@ class Group {
       ...{ job: jobOfGroup(this.#group), settings, dataSha256: dataOf(settings).sha256, firstStep, folder },
       ...{ transport: manager, onPresent: () => {}, onJob: () => {}, onLost: () => {}, onChanged: () => {} },
     });
-    managing.catch(() => {});
+    // One that is closed says nothing; the standby does.
+    managing.catch((error: unknown) => this.#isManagerGone || this.#succeeded.reject(error));
     this.#manager = manager.addresses;
-    const joining = processesOf(settings).map((roles) => this.#join(roles, manager.addresses));
-    for (const each of joining) each.catch(() => {});
+    const all = processesOf(settings).map((roles) => ({ roles, joined: this.#join(roles, manager.addresses) }));
+    for (const { joined } of all) joined.catch(() => {});
+    // One that is closed looks for a manager until it gives up; a process that died does not.
+    const joining = (): readonly Promise<void>[] =>
+      all.flatMap(({ roles, joined }) => (this.#closed.has(`${roles[0]!.kind}-${roles[0]!.index}`) ? [] : [joined]));
     try {
-      const summary = await soon(managing, "the run");
-      const ended = settings.serverReplicas === 0 ? Promise.all(joining) : Promise.allSettled(joining);
+      const summary = await soon(
+        Promise.race([managing.catch(() => new Promise<never>(() => {})), this.#succeeded.promise]),
+        "the run",
+      );
+      const ended = settings.serverReplicas === 0 ? Promise.all(joining()) : Promise.allSettled(joining());
       await soon<unknown>(ended, "the end");
       await soon(Promise.all(this.#joiners), "the end of those that came");
       return { summary, losses: lossesOf(folder) };
     } finally {
       await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
-      await Promise.allSettled(joining);
+      await Promise.allSettled(joining());
     }
   }
 
@@ -115,6 +126,7 @@ class Group {
     const server = role.kind === "server" ? this.#servers[role.index]! : undefined;
     return joinParameterServer({
       onJob: (_, __, member) => this.#members.set(name, member),
+      onSummary: this.#succeeded.resolve,
       ...{ roles, manager, transport: server?.transport ?? this.#create(name), engine: settings.engine, folder },
       ...(server !== undefined && { served: server.served }),
       data: () => {
@@ -148,10 +160,17 @@ class Group {
       joined.catch(() => {});
       this.#joiners.push(joined);
     },
+    closeManager: () => {
+      this.#isManagerGone = true;
+      void this.#transports.get("manager")!.close();
+    },
     leave: ({ kind, index }) => this.#members.get(`${kind}-${index}`)!.leave(),
   };
 
+  readonly #closed = new Set<string>();
+
   #close({ kind, index }: PsRole): void {
+    this.#closed.add(`${kind}-${index}`);
     const own = this.#transports.get(`${kind}-${index}`);
     void (own ?? this.#servers[index]!.transport).close();
   }

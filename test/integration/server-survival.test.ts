@@ -157,6 +157,33 @@ describe("a run with copies of its shards", () => {
     },
   );
 
+  test.each([
+    { dead: [] },
+    { dead: [["worker", 1, 14]] },
+    {
+      dead: [
+        ["server", 1, 14],
+        ["scheduler", 0, 60],
+      ],
+    },
+    { dead: [["server", 1, 7]], servers: 4 },
+  ] as const)(
+    "has the bits of one process though the manager dies: %o",
+    { timeout: LIMIT_MS },
+    async ({ dead, ...changes }) => {
+      const steps = 3 * STEPS;
+      const settings = { system: "serial", nodes: 1, microBatches: 2, steps };
+      const serial = await runSerial(tinySettings(settings), scratch.folder());
+      const ended = await runServers(settingsOf({ ...changes, steps }), scratch.folder(), {
+        onCommitted: (step, _, close, { closeManager }) => {
+          if (step === 8) closeManager();
+          for (const [kind, index, at] of dead) if (step === at) close({ kind, index });
+        },
+      });
+      expect(bits(ended)).toEqual(bits(serial));
+    },
+  );
+
   test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
     "applies every share once, whoever dies: %o",
     { timeout: LIMIT_MS },
