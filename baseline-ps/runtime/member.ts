@@ -79,10 +79,7 @@ export class Member {
   }
 
   async #connect(addresses: readonly string[], hello: Hello): Promise<void> {
-    const hear = (order: Order, link: Link): void => {
-      if (link === this.#link || this.#link === undefined) this.#hear(order);
-    };
-    const listener = { schema: orderSchema, from: "the server manager", hear };
+    const listener = { schema: orderSchema, from: "the server manager", hear: (order: Order) => this.#hear(order) };
     const link = await openTalk(this.#transport, addresses, GROUP_PROTOCOL, hello, listener);
     this.#link = link;
     this.#heardMs = nowMs();

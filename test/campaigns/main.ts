@@ -14,6 +14,7 @@ import { recovery } from "./recovery.ts";
 import { replication } from "./replication.ts";
 import { runSeeds } from "./seed-blocks.ts";
 import { schedules } from "./schedules.ts";
+import { serverChain } from "./server-chain.ts";
 import { server } from "./server.ts";
 import { simulator } from "./simulator.ts";
 import { soak } from "./soak.ts";
@@ -34,6 +35,7 @@ const RUNS = {
   replication: () => runCampaign(replication, ids),
   schedules: () => runCampaign(schedules, ids),
   server: () => runSeeds(server),
+  "server-chain": () => runSeeds(serverChain),
   simulator: () => runCampaign(simulator, ids),
   soak,
   sparse,
