@@ -2,6 +2,7 @@
 import { parseModel } from "../../src/nn/spec.ts";
 import { divideKeys, type KeyMap } from "../core/key-map.ts";
 import { Placement, type PlacementInput } from "../core/placement.ts";
+import { type RangeSet, union } from "../core/ranges.ts";
 import type { Order, PsJob, PsRole, PsView } from "./messages.ts";
 
 /** Shards of each server at the start: the more, the finer is what moves; each costs a server a few microseconds a message. */
@@ -138,7 +139,7 @@ export class SurvivingGroup {
     let isWhole = true;
     for (const output of this.#placement.handle(input)) {
       if (output.kind === "gone") {
-        const ranges = output.shards.map((shard) => this.#map.shards[shard]!);
+        const ranges = output.shards.reduce<RangeSet>((all, shard) => union(all, [this.#map.shards[shard]!]), []);
         this.loss = `: no server has the keys ${ranges.map(({ start, end }) => `[${start}, ${end})`).join(" ")} any more`;
         isWhole = false;
       }

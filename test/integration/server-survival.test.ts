@@ -184,6 +184,15 @@ describe("a run with copies of its shards", () => {
     },
   );
 
+  test("ends safely where no server has some keys any more, and names them", { timeout: LIMIT_MS }, async () => {
+    const running = runServers(settingsOf({ steps: 10_000 }), scratch.folder(), {
+      onCommitted: (step, _, close) => {
+        if (step === 5) for (const index of [0, 1]) close({ kind: "server", index });
+      },
+    });
+    await expect(running).rejects.toThrow(/no server has the keys \[\d+, \d+\)/);
+  });
+
   test.each([{ consistency: "bounded", tau: 2 }, { consistency: "ssp", tau: 2 }, { consistency: "async" }])(
     "applies every share once, whoever dies: %o",
     { timeout: LIMIT_MS },
